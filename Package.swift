@@ -1,0 +1,64 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// One setting list for all our Swift: language mode 6, no implicit existentials, imports internal and per member.
+let swift: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("InternalImportsByDefault"),
+    .enableExperimentalFeature("Lifetimes"),
+]
+let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
+
+let package = Package(
+    name: "cairn",
+    products: [.executable(name: "cairn", targets: ["cairn"])],
+    dependencies: [.package(url: "https://github.com/apple/swift-collections", from: "1.6.0")],
+    targets: [
+        // What the operating system and C libraries give. CCairn holds only what Swift cannot import.
+        .systemLibrary(name: "CURing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
+        .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
+        .systemLibrary(name: "CDevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
+        .systemLibrary(name: "CIsal", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
+        .target(name: "CCairn", linkerSettings: [.linkedLibrary("uring"), .linkedLibrary("devmapper")]),
+
+        // No operating system in these: a test fails if one of them imports Glibc or Foundation.
+        .target(name: "CairnCore", dependencies: ["CIsal"], swiftSettings: swift),
+        .target(name: "CairnFormats", dependencies: ["CairnCore"], swiftSettings: swift),
+        .target(name: "CairnEngine", dependencies: ["CairnCore", deque], swiftSettings: swift),
+        .target(
+            name: "CairnTargets", dependencies: ["CairnCore", "CairnFormats", "CairnEngine", deque],
+            swiftSettings: swift),
+        .target(name: "CairnSim", dependencies: ["CairnCore", "CairnEngine", deque], swiftSettings: swift),
+        .target(name: "CairnExport", dependencies: ["CairnCore", "CairnEngine"], swiftSettings: swift),
+
+        // The outside world: system calls (CairnIO), the control protocol, the engine process, the command.
+        .target(
+            name: "CairnIO", dependencies: ["CairnCore", "CairnEngine", "CCairn", "CURing", "CBlkid"],
+            swiftSettings: swift),
+        .target(name: "CairnControl", dependencies: ["CairnCore", "CairnIO"], swiftSettings: swift),
+        .target(
+            name: "CairnService",
+            dependencies: [
+                "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnIO", "CairnExport", "CairnControl",
+            ], swiftSettings: swift),
+        .executableTarget(
+            name: "cairn",
+            dependencies: [
+                "CairnCore", "CairnFormats", "CairnIO", "CairnControl", "CairnService", "CCairn", "CDevmapper", "CBlkid",
+            ], swiftSettings: swift),
+
+        .testTarget(name: "CairnCoreTests", dependencies: ["CairnCore"], swiftSettings: swift),
+        .testTarget(name: "CairnFormatsTests", dependencies: ["CairnFormats", "CairnCore"], swiftSettings: swift),
+        .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnTargets", "CairnSim"], swiftSettings: swift),
+        .testTarget(
+            name: "CairnTargetsTests", dependencies: ["CairnTargets", "CairnFormats", "CairnEngine", "CairnSim"],
+            swiftSettings: swift),
+        .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnEngine"], swiftSettings: swift),
+        .testTarget(name: "CairnExportTests", dependencies: ["CairnExport", "CairnEngine"], swiftSettings: swift),
+        .testTarget(name: "CairnControlTests", dependencies: ["CairnControl"], swiftSettings: swift),
+        .testTarget(name: "CommandTests", dependencies: ["cairn", "CairnControl"], swiftSettings: swift),
+        .testTarget(name: "EndToEndTests", dependencies: ["CairnCore"], swiftSettings: swift),
+    ]
+)

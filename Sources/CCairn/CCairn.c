@@ -1,0 +1,1 @@
+// Declarations are in include/CCairn.h.

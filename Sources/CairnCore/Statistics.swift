@@ -1,0 +1,91 @@
+/// Counters and latency of one direction of one device or target. Plain integers: only the reactor touches them.
+
+/// A log-linear histogram of nanoseconds: 8 steps per power of two (12.5 % wide), 0 ... 2^40 ns (18 minutes).
+/// 320 counters of 4 bytes, no allocation after `init`, recording takes a few instructions.
+public final class LatencyHistogram {
+    private static let steps = 8
+    private static let powers = 40
+    private let counts: UnsafeMutablePointer<UInt32>
+    public private(set) var total: UInt64 = 0
+    public private(set) var maximum = Nanoseconds.zero
+    public private(set) var sum: UInt64 = 0
+
+    public init() {
+        counts = .allocate(capacity: Self.steps * Self.powers)
+        counts.initialize(repeating: 0, count: Self.steps * Self.powers)
+    }
+    deinit { counts.deallocate() }
+
+    public func record(_ time: Nanoseconds) {
+        let value = max(time.count, 8)
+        let power = UInt64.bitWidth - 1 - value.leadingZeroBitCount
+        let bucket = power >= Self.powers
+            ? Self.steps * Self.powers - 1 : power * Self.steps + Int((value >> UInt64(power - 3)) & 7)
+        counts[bucket] &+= 1
+        total &+= 1
+        sum &+= time.count
+        if time > maximum { maximum = time }
+    }
+
+    /// The upper edge of the bucket that holds the `fraction` quantile; zero when empty.
+    public func quantile(_ fraction: Double) -> Nanoseconds {
+        if total == 0 { return .zero }
+        let exact = Double(total) * fraction
+        let rank = UInt64(exact) + (exact > Double(UInt64(exact)) ? 1 : 0)
+        var seen: UInt64 = 0
+        for bucket in 0..<(Self.steps * Self.powers) {
+            seen += UInt64(counts[bucket])
+            if seen >= max(rank, 1) {
+                let power = UInt64(bucket / Self.steps), step = UInt64(bucket % Self.steps)
+                return min(maximum, Nanoseconds((1 << power) + ((step + 1) << power) / 8))
+            }
+        }
+        return maximum
+    }
+
+    public func clear() {
+        counts.update(repeating: 0, count: Self.steps * Self.powers)
+        total = 0
+        sum = 0
+        maximum = .zero
+    }
+}
+
+/// What happened on one device or volume, by operation.
+public final class IOStatistics {
+    public struct Direction {
+        public var operations: UInt64 = 0
+        public var bytes: UInt64 = 0
+        public var errors: UInt64 = 0
+        public let latency = LatencyHistogram()
+    }
+    public private(set) var read = Direction()
+    public private(set) var write = Direction()
+    public private(set) var flush = Direction()
+    /// discard and writeZeroes
+    public private(set) var discard = Direction()
+    public var inFlight: Int = 0
+
+    public init() {}
+
+    public func record(_ operation: Operation, bytes: UInt64, status: IOStatus, time: Nanoseconds) {
+        switch operation {
+        case .read: Self.add(&read, bytes, status, time)
+        case .write: Self.add(&write, bytes, status, time)
+        case .flush: Self.add(&flush, 0, status, time)
+        case .discard, .writeZeroes: Self.add(&discard, bytes, status, time)
+        }
+    }
+    private static func add(_ d: inout Direction, _ bytes: UInt64, _ status: IOStatus, _ time: Nanoseconds) {
+        d.operations &+= 1
+        d.bytes &+= bytes
+        if !status.isOK { d.errors &+= 1 }
+        d.latency.record(time)
+    }
+    public func clear() {
+        read = Direction()
+        write = Direction()
+        flush = Direction()
+        discard = Direction()
+    }
+}

@@ -1,0 +1,53 @@
+public import CairnCore
+
+/// What a target wants done. The engine carries actions out in order, from a worklist, after the handler has returned.
+public enum Action {
+    /// Send the piece to a lower device, unchanged but for its place. The target hears no more of it.
+    case remap(PieceID, DeviceID, Sectors)
+    /// The same, but the end of the lower I/O is handed to `Target.ended` with this tag, which must complete the piece.
+    case remapNotify(PieceID, DeviceID, Sectors, tag: UInt32)
+    /// Answer the piece.
+    case complete(PieceID, IOStatus)
+    /// Start an I/O of the target's own.
+    case submit(SubOperation)
+    /// (Re-)arm one of the target's timers, 0 ..< 8; it fires once at or after that moment.
+    case arm(timer: Int, at: Nanoseconds)
+    case disarm(timer: Int)
+    /// Raise the volume's event number.
+    case event
+    /// Ask the host what the device is now (size, modification time); the answer goes to `Target.identified`.
+    case identify(DeviceID)
+    /// The phase begun with `Target.begin` has ended.
+    case phaseDone
+    /// The phase failed, with a sentence for the admin.
+    case phaseFailed(TargetError)
+    /// Call `Target.again` once more when these actions have been carried out.
+    case again
+}
+
+/// A bounded list of actions. A handler that has more to do than `room` allows ends with `.again`.
+public struct ActionList: ~Copyable {
+    public static let capacity = 32
+    public let storage: UnsafeMutablePointer<Action>
+    public var used = 0
+
+    public init() { storage = .allocate(capacity: Self.capacity) }
+    deinit {
+        storage.deinitialize(count: used)
+        storage.deallocate()
+    }
+
+    @inlinable public var count: Int { used }
+    @inlinable public var room: Int { 32 - used }
+
+    @inlinable public mutating func append(_ action: Action) {
+        precondition(used < 32, "a handler appended more actions than the list holds; end with .again")
+        (storage + used).initialize(to: action)
+        used += 1
+    }
+
+    @inlinable public mutating func takeFirst(_ body: (Action) -> Void) {
+        for i in 0..<used { body((storage + i).move()) }
+        used = 0
+    }
+}
