@@ -1,0 +1,224 @@
+public import CairnCore
+internal import DequeModule
+
+/// The engine's side of lower devices: records, submission, group flush, fences.
+extension Engine {
+    func hostDevice(_ host: HostDevice) -> LowerDevice {
+        for case let device? in devices {
+            if case .host(let known) = device.kind, known.host == host.host { return device }
+        }
+        return addDevice(.host(host))
+    }
+
+    func volumeDevice(_ volume: Volume) -> LowerDevice {
+        if let device = volume.asDevice { return device }
+        let device = addDevice(.volume(volume))
+        volume.asDevice = device
+        return device
+    }
+
+    private func addDevice(_ kind: LowerDevice.Kind) -> LowerDevice {
+        let index = devices.firstIndex { $0 == nil } ?? devices.count
+        if index == devices.count { devices.append(nil) }
+        let device = LowerDevice(id: DeviceID(UInt32(index)), kind: kind)
+        devices[index] = device
+        return device
+    }
+
+    /// Forget a device that no table uses and no I/O is on.
+    func dropIfUnused(_ device: LowerDevice) {
+        guard device.holders.isEmpty, device.statistics.inFlight == 0, device.flushing.isEmpty else { return }
+        guard devices[Int(device.id.index)] === device else { return }
+        devices[Int(device.id.index)] = nil
+        switch device.kind {
+        case .host(let host): closedDevices.append(host.host)
+        case .volume(let volume):
+            volume.asDevice = nil
+            if volume.deferredRemove && volume.openCount == 0 { startDeferredRemove(volume) }
+        }
+    }
+
+    public func device(_ id: DeviceID) -> LowerDevice? {
+        Int(id.index) < devices.count ? devices[Int(id.index)] : nil
+    }
+    /// Does the engine use this device of the host?
+    public func usesHost(_ host: UInt32) -> Bool {
+        devices.contains { device in
+            if case .host(let known)? = device?.kind { return known.host == host }
+            return false
+        }
+    }
+    /// The host found that a device has another size now (a grown file or disk). Takes effect at the next load or swap.
+    public func resized(host: UInt32, to size: Sectors) {
+        for case let device? in devices {
+            if case .host(var known) = device.kind, known.host == host {
+                known.size = size
+                device.kind = .host(known)
+            }
+        }
+    }
+
+    // MARK: Submission
+
+    func sendBelow(_ index: UInt32) {
+        guard let device = devices[Int(pieces[index].device)] else { return work.append(.below(index, .noDevice)) }
+        if pieces[index].operation == .flush { return sendFlush(index, device) }
+        if !device.fences.isEmpty && device.isFenced(pieces[index].lowerSector, pieces[index].count) {
+            device.fenced.append(index)
+            return
+        }
+        emit(index, device)
+    }
+
+    private func emit(_ index: UInt32, _ device: LowerDevice) {
+        let piece = pieces[index]
+        switch device.kind {
+        case .volume(let volume): startChild(index, volume)
+        case .host(let host):
+            arena.retain(piece.buffer)
+            device.statistics.inFlight += 1
+            deviceOperations.append(
+                DeviceOperation(
+                    host: host.host, operation: piece.operation, flags: piece.flags, offset: piece.lowerSector.bytes,
+                    length: piece.count.bytes, memory: arena.bytes(piece.buffer).baseAddress, cookie: index))
+        }
+    }
+
+    /// The host has carried out a `DeviceOperation`.
+    public func deviceCompleted(_ cookie: UInt32, _ status: IOStatus) {
+        let piece = pieces[cookie]
+        precondition(piece.place == .below || piece.place == .flushCarrier, "completion of an operation that is not in flight")
+        guard let device = devices[Int(piece.device)] else { preconditionFailure("completion for a device that was dropped") }
+        device.statistics.inFlight -= 1
+        device.statistics.record(piece.operation, bytes: piece.count.bytes.count, status: status, time: now - piece.started)
+        arena.release(piece.buffer)
+        if piece.place == .flushCarrier {
+            pieces.give(cookie)
+            flushDone(device, status)
+            return
+        }
+        if !status.isOK, piece.flags.contains(.fua), case .host(let host) = device.kind, host.buffered { fail(device, status) }
+        work.append(.below(cookie, status))
+        if piece.orphan { dropIfUnused(device) }
+    }
+
+    // MARK: Flush
+
+    private func sendFlush(_ index: UInt32, _ device: LowerDevice) {
+        if device.failed { return work.append(.below(index, .io)) }
+        if case .volume(let volume) = device.kind { return startChild(index, volume) }
+        if device.flushInFlight { return device.flushNext.append(index) }
+        device.flushing.append(index)
+        emitFlush(device)
+    }
+
+    private func emitFlush(_ device: LowerDevice) {
+        guard case .host(let host) = device.kind else { return }
+        device.flushInFlight = true
+        device.statistics.inFlight += 1
+        let carrier = pieces.take(PieceRecord(place: .flushCarrier, operation: .flush, device: device.id.index, started: now))
+        deviceOperations.append(
+            DeviceOperation(
+                host: host.host, operation: .flush, flags: [], offset: .zero, length: .zero, memory: nil, cookie: carrier))
+    }
+
+    private func flushDone(_ device: LowerDevice, _ status: IOStatus) {
+        if !status.isOK { fail(device, status) }
+        device.flushInFlight = false
+        for piece in device.flushing { work.append(.below(piece, status)) }
+        device.flushing.removeAll(keepingCapacity: true)
+        if device.flushNext.isEmpty { return dropIfUnused(device) }
+        swap(&device.flushing, &device.flushNext)
+        if device.failed {
+            for piece in device.flushing { work.append(.below(piece, .io)) }
+            device.flushing.removeAll(keepingCapacity: true)
+        } else {
+            emitFlush(device)
+        }
+    }
+
+    private func fail(_ device: LowerDevice, _ status: IOStatus) {
+        if device.failed { return }
+        device.failed = true
+        notices.append(
+            "\(device.tableWord): a flush failed (errno \(status.errno)); writes since the last good flush may be lost. "
+                + "Every flush fails until the device is opened anew.")
+        for holder in device.holders { raiseEvent(holder.volume, "flush failed on \(device.tableWord)") }
+    }
+
+    // MARK: Abandoned I/O
+
+    /// Let go of every piece of a request of `volume` and put the request back in its queue, oldest first.
+    func abandonInFlight(_ volume: Volume) {
+        var parked: [UInt32] = []
+        for index in 0..<UInt32(pieces.capacity) where pieces[index].place != .free && !pieces[index].orphan {
+            let request = pieces[index].request
+            if request == PieceRecord.noRequest || requests[request].volume !== volume { continue }
+            if !parked.contains(request) { parked.append(request) }
+            orphan(index)
+        }
+        for table in [volume.live].compactMap({ $0 }) where !table.isStateless { table.crashed = true }
+        parked.sort { requests[$0].started < requests[$1].started }
+        for request in parked.reversed() {
+            if case .suspendFlush = requests[request].origin {
+                volume.inFlight -= 1
+                volume.flushPending = false
+                requests.give(request)
+                continue
+            }
+            requests[request].pending = 0
+            requests[request].status = .ok
+            volume.inFlight -= 1
+            volume.deferred.prepend(request)
+        }
+    }
+
+    /// A dropped table: whatever its targets still have in flight interests nobody.
+    func orphanPieces(of handle: UInt32) {
+        for index in 0..<UInt32(pieces.capacity) where pieces[index].place != .free && pieces[index].target == handle {
+            if !pieces[index].orphan { orphan(index) }
+            if pieces[index].place == .target && !pieces[index].queued { pieces.give(index) }
+        }
+    }
+
+    private func orphan(_ index: UInt32) {
+        let piece = pieces[index]
+        if let slot = targetSlots[Int(piece.target)], !piece.own { slot.statistics.inFlight -= 1 }
+        pieces[index].orphan = true
+        pieces[index].request = PieceRecord.noRequest
+        guard piece.place == .below, let device = devices[Int(piece.device)] else { return }
+        if let waiting = device.fenced.firstIndex(of: index) {  // never sent
+            device.fenced.remove(at: waiting)
+            if piece.own { arena.release(piece.buffer) }
+            pieces.give(index)
+            return
+        }
+        if piece.operation == .flush {
+            if let at = device.flushNext.firstIndex(of: index) {
+                device.flushNext.remove(at: at)
+            } else if let at = device.flushing.firstIndex(of: index) {
+                device.flushing.remove(at: at)
+            } else {
+                return  // its end is in the work queue, or comes from the volume below
+            }
+            pieces.give(index)
+            return
+        }
+        if piece.operation.changesData {
+            device.fences.append(LowerDevice.Fence(piece: index, sector: piece.lowerSector, count: piece.count))
+        }
+    }
+
+    /// The end of an orphan: its fence falls, what waited behind it goes on.
+    func discardOrphan(_ index: UInt32) {
+        let piece = pieces[index]
+        if piece.own { arena.release(piece.buffer) }
+        pieces.give(index)
+        guard piece.device != .max, let device = devices[Int(piece.device)] else { return }
+        device.fences.removeAll { $0.piece == index }
+        let waiting = device.fenced
+        device.fenced.removeAll()
+        for next in waiting { sendBelow(next) }
+        dropIfUnused(device)
+    }
+}

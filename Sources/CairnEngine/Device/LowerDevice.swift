@@ -1,0 +1,119 @@
+public import CairnCore
+
+/// A device below some table: a file or block device of the host, or another volume. Opened once per engine and shared
+/// by reference. Order of writes: the engine adds none; flushes are grouped here (DESIGN section 4): one is in flight,
+/// later ones share the next, so a flush covers exactly the writes that completed before it was submitted.
+public final class LowerDevice {
+    public enum Kind {
+        case host(HostDevice)
+        case volume(Volume)
+    }
+
+    struct Holder {
+        let volume: Volume
+        var exclusive: Int
+        var shared: Int
+    }
+    /// A write that was abandoned while in flight: nothing newer may pass it.
+    struct Fence {
+        let piece: UInt32
+        let sector: Sectors
+        let count: Sectors
+    }
+
+    public let id: DeviceID
+    public internal(set) var kind: Kind
+    public let statistics = IOStatistics()
+    /// A flush failed: writes since the last good one may be gone. Never retried to success; ends with reopening.
+    public internal(set) var failed = false
+    var holders: [Holder] = []
+    var flushInFlight = false
+    var flushing: [UInt32] = []
+    var flushNext: [UInt32] = []
+    var fences: [Fence] = []
+    var fenced: [UInt32] = []
+    /// What the state directory knew when it was last opened for a cache.
+    var writtenAlone = false
+
+    init(id: DeviceID, kind: Kind) {
+        self.id = id
+        self.kind = kind
+    }
+
+    public var size: Sectors {
+        switch kind {
+        case .host(let device): device.size
+        case .volume(let volume): volume.size
+        }
+    }
+    public var limits: QueueLimits {
+        switch kind {
+        case .host(let device): device.limits
+        case .volume(let volume): volume.limits
+        }
+    }
+    public var readOnly: Bool {
+        switch kind {
+        case .host(let device): device.readOnly
+        case .volume(let volume): volume.readOnly
+        }
+    }
+    public var identity: DeviceIdentity {
+        switch kind {
+        case .host(let device): return device.identity
+        case .volume(let volume):
+            var identity = DeviceIdentity(kind: .volume, size: volume.size)
+            identity.name = volume.uuid.isEmpty ? volume.name : volume.uuid
+            return identity
+        }
+    }
+    /// As a table line prints it.
+    public var tableWord: String {
+        switch kind {
+        case .host(let device): device.tableWord
+        case .volume(let volume): "\(Volume.major):\(volume.minor)"
+        }
+    }
+    public var persistentWord: String {
+        switch kind {
+        case .host(let device): device.persistentWord
+        case .volume(let volume): "/dev/mapper/\(volume.name)"
+        }
+    }
+    /// As the kernel's log lines print it.
+    var kernelName: String {
+        switch kind {
+        case .host(let device): device.kernelName
+        case .volume(let volume): "dm-\(volume.minor)"
+        }
+    }
+
+    /// Why `volume` may not use this device in that way, or nil.
+    func refusal(for volume: Volume, exclusive: Bool) -> String? {
+        for holder in holders where holder.volume !== volume {
+            if holder.exclusive > 0 { return "\(tableWord) is claimed by volume \(holder.volume.name)" }
+            if exclusive { return "\(tableWord) is in use by volume \(holder.volume.name)" }
+        }
+        if exclusive, case .volume(let below) = kind, below.writers > 0 {
+            return "volume \(below.name) is open for writing by a client"
+        }
+        return nil
+    }
+
+    func hold(_ volume: Volume, exclusive: Bool) {
+        let index = holders.firstIndex { $0.volume === volume }
+            ?? { holders.append(Holder(volume: volume, exclusive: 0, shared: 0)); return holders.count - 1 }()
+        if exclusive { holders[index].exclusive += 1 } else { holders[index].shared += 1 }
+    }
+
+    func letGo(_ volume: Volume, exclusive: Bool) {
+        guard let index = holders.firstIndex(where: { $0.volume === volume }) else { return }
+        if exclusive { holders[index].exclusive -= 1 } else { holders[index].shared -= 1 }
+        if holders[index].exclusive == 0 && holders[index].shared == 0 { holders.remove(at: index) }
+    }
+
+    func isFenced(_ sector: Sectors, _ count: Sectors) -> Bool {
+        for fence in fences where sector < fence.sector + fence.count && fence.sector < sector + count { return true }
+        return false
+    }
+}

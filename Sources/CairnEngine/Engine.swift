@@ -1,0 +1,208 @@
+public import CairnCore
+public import DequeModule
+
+/// The engine core: mapped devices, tables, routing, suspend and resume. A state machine without system calls: a host
+/// feeds it events and drains its outboxes after each `run`. Single-threaded: it lives on one reactor, which is the home
+/// of every domain.
+///
+/// Order of effects: everything an event causes goes through `work`, a queue, never through recursion, also across
+/// stacked volumes. Operations leave in `deviceOperations` in the order they were caused.
+public final class Engine {
+    public let arena: BufferArena
+    public let types: [TargetType]
+    public let maximumVolumes: Int
+
+    // MARK: Outboxes, drained by the host
+
+    /// I/O for the host's devices.
+    public var deviceOperations = Deque<DeviceOperation>()
+    /// Answers for clients.
+    public var completions = Deque<RequestCompletion>()
+    /// Ends of control operations.
+    public var results = Deque<ControlResult>()
+    public var events = Deque<EngineEvent>()
+    /// Host devices to be asked for their identity; answer with `identified`.
+    public var identifyRequests = Deque<(target: UInt32, device: DeviceID, host: UInt32)>()
+    /// Host devices that nobody uses any more.
+    public var closedDevices = Deque<UInt32>()
+    /// Sentences for the log.
+    public var notices = Deque<String>()
+
+    // MARK: State
+
+    public internal(set) var now = Nanoseconds.zero
+    public internal(set) var volumes: [Volume] = []
+    var devices: [LowerDevice?] = []
+    var targetSlots: [TargetSlot?] = []
+    var requests = Pool<RequestRecord>(capacity: 1024, blank: RequestRecord())
+    var pieces = Pool<PieceRecord>(capacity: 2048, blank: PieceRecord())
+    var work = Deque<Work>()
+    var timers: [TimerRecord] = []
+    var waiters: [EventWaiter] = []
+    var actions = ActionList()
+    var catalogMemory: [String: DeviceID] = [:]
+    private var random: UInt64
+    private var running = false
+
+    struct TargetSlot {
+        let target: Target
+        unowned let table: Table
+        let statistics = IOStatistics()
+    }
+    struct TimerRecord {
+        let target: UInt32
+        let slot: Int
+        var at: Nanoseconds
+    }
+    struct EventWaiter {
+        let ticket: UInt64
+        let volume: Volume
+    }
+
+    /// - Parameters:
+    ///   - types: the targets that tables may use, in registration order.
+    ///   - seed: the host's randomness; the same seed and the same events give the same outputs.
+    public init(types: [TargetType], arena: BufferArena, seed: UInt64, maximumVolumes: Int = 1024) {
+        self.types = types
+        self.arena = arena
+        self.maximumVolumes = maximumVolumes
+        random = seed
+    }
+
+    // MARK: Running
+
+    /// Carry out everything that is due at `time`. The host calls it after feeding events and then drains the outboxes.
+    public func run(now time: Nanoseconds) {
+        precondition(!running, "the engine is not reentrant")
+        running = true
+        defer { running = false }
+        if time > now { now = time }
+        fireTimers()
+        checkDeadlines()
+        while let item = work.popFirst() { perform(item) }
+    }
+
+    /// When `run` must be called again even if nothing happens; nil = never.
+    public var nextDeadline: Nanoseconds? {
+        var next: Nanoseconds? = nil
+        for timer in timers where next.map({ timer.at < $0 }) ?? true { next = timer.at }
+        for volume in volumes {
+            if let deadline = volume.transition?.deadline, next.map({ deadline < $0 }) ?? true { next = deadline }
+        }
+        return next
+    }
+
+    private func fireTimers() {
+        if timers.isEmpty { return }
+        var due: [TimerRecord] = []
+        timers.removeAll { timer in
+            if timer.at <= now { due.append(timer); return true }
+            return false
+        }
+        due.sort { ($0.at, $0.target, $0.slot) < ($1.at, $1.target, $1.slot) }
+        for timer in due { work.append(.timer(timer.target, timer.slot)) }
+    }
+
+    private func perform(_ item: Work) {
+        switch item {
+        case .start(let request): start(request)
+        case .map(let piece): mapPiece(piece)
+        case .below(let piece, let status): belowDone(piece, status)
+        case .again(let handle): callTarget(handle) { $0.again(now: $1, into: &$2) }
+        case .timer(let handle, let slot): callTarget(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
+        case .step(let volume): step(volume)
+        case .identified(let handle, let device, let identity):
+            callTarget(handle) { $0.identified(device, identity, now: $1, into: &$2) }
+        }
+    }
+
+    /// Call a handler of a target, if it still exists, and carry out its actions.
+    func callTarget(_ handle: UInt32, _ body: (Target, Nanoseconds, inout ActionList) -> Void) {
+        guard let slot = targetSlots[Int(handle)] else { return }
+        body(slot.target, now, &actions)
+        carryOut(slot)
+    }
+
+    func carryOut(_ slot: TargetSlot) {
+        let handle = slot.target.handle
+        actions.takeFirst { action in
+            switch action {
+            case .remap(let id, let device, let sector): forward(id.index, device, sector, notify: false, tag: 0)
+            case .remapNotify(let id, let device, let sector, let tag): forward(id.index, device, sector, notify: true, tag: tag)
+            case .complete(let id, let status): finishPiece(id.index, status)
+            case .submit(let operation): startOwn(operation, handle)
+            case .arm(let timer, let at): arm(handle, timer, at)
+            case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
+            case .event: raiseEvent(slot.table.volume, "target event")
+            case .identify(let device): requestIdentity(handle, device)
+            case .phaseDone: phaseEnded(slot.table, nil, slot.target.typeName)
+            case .phaseFailed(let error): phaseEnded(slot.table, error, slot.target.typeName)
+            case .again: work.append(.again(handle))
+            }
+        }
+    }
+
+    private func arm(_ handle: UInt32, _ slot: Int, _ at: Nanoseconds) {
+        if let index = timers.firstIndex(where: { $0.target == handle && $0.slot == slot }) {
+            timers[index].at = at
+        } else {
+            timers.append(TimerRecord(target: handle, slot: slot, at: at))
+        }
+    }
+
+    private func requestIdentity(_ handle: UInt32, _ id: DeviceID) {
+        guard let device = devices[Int(id.index)] else { return }
+        switch device.kind {
+        case .host(let host): identifyRequests.append((handle, id, host.host))
+        case .volume: work.append(.identified(handle, id, device.identity))
+        }
+    }
+
+    /// The host's answer to an `identifyRequests` entry.
+    public func identified(target: UInt32, device: DeviceID, identity: DeviceIdentity) {
+        work.append(.identified(target, device, identity))
+    }
+
+    // MARK: Randomness, from the host's seed (SplitMix64)
+
+    func nextSeed() -> UInt64 {
+        random &+= 0x9E37_79B9_7F4A_7C15
+        var z = random
+        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
+        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
+        return z ^ (z >> 31)
+    }
+    func randomUUID() -> [UInt8] {
+        var bytes: [UInt8] = []
+        for word in [nextSeed(), nextSeed()] { for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) } }
+        bytes[6] = bytes[6] & 0x0F | 0x40
+        bytes[8] = bytes[8] & 0x3F | 0x80
+        return bytes
+    }
+}
+
+/// What waits to be done. Kept small: it is copied through the queue.
+enum Work {
+    case start(UInt32)
+    case map(UInt32)
+    case below(UInt32, IOStatus)
+    case again(UInt32)
+    case timer(UInt32, Int)
+    case step(Volume)
+    case identified(UInt32, DeviceID, DeviceIdentity)
+}
+
+/// The end of a control operation that was started with a ticket.
+public struct ControlResult {
+    public let ticket: UInt64
+    public let error: TargetError?
+    /// `wait`: the volume's event number.
+    public let event: UInt32
+}
+
+public struct EngineEvent: Sendable {
+    public let time: Nanoseconds
+    public let volume: String
+    public let what: String
+    public let number: UInt32
+}

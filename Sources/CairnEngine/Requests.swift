@@ -1,0 +1,282 @@
+public import CairnCore
+internal import DequeModule
+
+/// Life of a request: `start` cuts it into pieces, `mapPiece` hands each to its target, `forward` sends it below,
+/// `belowDone` and `finishPiece` bring it back, `finishRequest` answers. Writes leave in the order of their arrival;
+/// nothing is merged or reordered here.
+
+enum Origin {
+    case none
+    case client(UInt64)
+    /// A piece of a table above, remapped to this volume.
+    case piece(UInt32)
+    /// The flush of a suspend.
+    case suspendFlush
+}
+
+struct RequestRecord {
+    var volume: Volume? = nil
+    var operation = Operation.read
+    var flags: OperationFlags = []
+    var sector = Sectors.zero
+    var count = Sectors.zero
+    var buffer = Buffer.none
+    var origin = Origin.none
+    var pending: Int32 = 0
+    var status = IOStatus.ok
+    var started = Nanoseconds.zero
+}
+
+struct PieceRecord {
+    enum Place: UInt8 { case free, target, below, flushCarrier }
+    static let noRequest = UInt32.max
+    var place = Place.free
+    /// The request it belongs to; `noRequest` for a target's own I/O, flush carriers and orphans.
+    var request = PieceRecord.noRequest
+    var target: UInt32 = .max
+    var operation = Operation.read
+    var flags: OperationFlags = []
+    /// Within the target; for own I/O unused.
+    var sector = Sectors.zero
+    var count = Sectors.zero
+    var buffer = Buffer.none
+    var clone: Int32 = 0
+    var notify = false
+    var own = false
+    /// Its `map` is still in the work queue.
+    var queued = false
+    /// Abandoned: its end interests nobody, only its fence.
+    var orphan = false
+    var tag: UInt32 = 0
+    var token: UInt64 = 0
+    var device: UInt32 = .max
+    var lowerSector = Sectors.zero
+    var started = Nanoseconds.zero
+}
+
+extension Engine {
+    /// A client's request. Checked here, answered through `completions` after `run`.
+    public func submit(_ request: Request, to volume: Volume) {
+        let status = check(request, volume)
+        if !status.isOK {
+            completions.append(RequestCompletion(token: request.token, status: status))
+            return
+        }
+        accept(request, volume, .client(request.token))
+    }
+
+    func check(_ request: Request, _ volume: Volume) -> IOStatus {
+        if volume.removed { return .shutdown }
+        if request.operation == .flush { return .ok }
+        let block = UInt64(volume.limits.logicalBlock >> 9)
+        let (end, overflow) = request.sector.count.addingReportingOverflow(request.count.count)
+        if overflow || end > volume.size.count { return request.operation == .write ? .noSpace : .invalid }
+        if request.sector.count % block != 0 || request.count.count % block != 0 { return .invalid }
+        if request.operation.hasData && UInt64(request.buffer.length) != request.count.bytes.count { return .invalid }
+        if request.operation.changesData && (volume.readOnly || volume.isClaimed) { return .permission }
+        if request.operation == .discard && volume.limits.maximumDiscard == 0 { return .unsupported }
+        if request.operation == .writeZeroes && volume.limits.maximumWriteZeroes == 0 { return .unsupported }
+        return .ok
+    }
+
+    private func accept(_ request: Request, _ volume: Volume, _ origin: Origin) {
+        arena.retain(request.buffer)
+        let index = requests.take(
+            RequestRecord(
+                volume: volume, operation: request.operation, flags: request.flags, sector: request.sector, count: request.count,
+                buffer: request.buffer, origin: origin, started: now))
+        work.append(.start(index))
+    }
+
+    func start(_ index: UInt32) {
+        guard let volume = requests[index].volume else { return }
+        if volume.removed {
+            requests[index].status = .shutdown
+            answer(index)
+            return
+        }
+        if volume.gateClosed, case .suspendFlush = requests[index].origin {} else if volume.gateClosed {
+            volume.deferred.append(index)
+            return
+        }
+        guard let table = volume.live, !table.targets.isEmpty else {
+            requests[index].status = .io
+            answer(index)
+            return
+        }
+        requests[index].pending = 1  // held by this function until all pieces exist
+        volume.inFlight += 1
+        if requests[index].operation == .flush {
+            for target in table.targets {
+                for clone in 0..<target.traits.flushClones { addPiece(index, target, .zero, .zero, 0, clone) }
+            }
+        } else {
+            split(index, table)
+        }
+        release(index, .ok)
+    }
+
+    private func split(_ index: UInt32, _ table: Table) {
+        let request = requests[index]
+        var sector = request.sector, left = request.count
+        if sector + left > table.size || request.operation.changesData && table.readOnly {
+            requests[index].status = .io  // the table changed under a parked request
+            return
+        }
+        let transfer = UInt64(table.limits.maximumTransfer)
+        while left > .zero {
+            let target = table.targets[table.index(of: sector)]
+            let inside = sector - target.start
+            var count = min(left, target.length - inside)
+            var clones = 1
+            if request.operation.hasData {
+                let cut = UInt64(target.traits.maximumIO)
+                if cut > 0 { count = min(count, Sectors(cut - inside.count % cut)) }
+                if transfer > 0 { count = min(count, Sectors(transfer)) }
+            } else {
+                clones = request.operation == .discard ? target.traits.discardClones : target.traits.writeZeroesClones
+                let limit = request.operation == .discard ? table.limits.maximumDiscard : table.limits.maximumWriteZeroes
+                if limit > 0 { count = min(count, Sectors(UInt64(limit))) }
+                if target.traits.maximumRange > 0 { count = min(count, Sectors(target.traits.maximumRange)) }
+                if clones == 0 { requests[index].status = requests[index].status.joined(.unsupported) }
+            }
+            let offset = Int((sector - request.sector).bytes.count)
+            for clone in 0..<clones { addPiece(index, target, inside, count, offset, clone) }
+            sector += count
+            left -= count
+        }
+    }
+
+    private func addPiece(_ index: UInt32, _ target: Target, _ sector: Sectors, _ count: Sectors, _ offset: Int, _ clone: Int) {
+        let request = requests[index]
+        let buffer = request.operation.hasData ? request.buffer.slice(from: offset, length: Int(count.bytes.count)) : .none
+        requests[index].pending += 1
+        let piece = pieces.take(
+            PieceRecord(
+                place: .target, request: index, target: target.handle, operation: request.operation, flags: request.flags,
+                sector: sector, count: count, buffer: buffer, clone: Int32(clone), queued: true, started: now))
+        targetSlots[Int(target.handle)]?.statistics.inFlight += 1
+        work.append(.map(piece))
+    }
+
+    func view(_ index: UInt32) -> Piece {
+        let p = pieces[index]
+        return Piece(
+            id: PieceID(index), operation: p.operation, flags: p.flags, sector: p.sector, count: p.count, buffer: p.buffer,
+            clone: Int(p.clone))
+    }
+
+    func mapPiece(_ index: UInt32) {
+        pieces[index].queued = false
+        if pieces[index].orphan { return discardOrphan(index) }
+        guard let slot = targetSlots[Int(pieces[index].target)] else { return finishPiece(index, .io) }
+        slot.target.map(view(index), now: now, into: &actions)
+        carryOut(slot)
+    }
+
+    /// Send a piece of a target to a lower device.
+    func forward(_ index: UInt32, _ device: DeviceID, _ sector: Sectors, notify: Bool, tag: UInt32) {
+        precondition(pieces[index].place == .target, "a piece was remapped that the target does not have")
+        if pieces[index].orphan { return discardOrphan(index) }
+        pieces[index].device = device.index
+        pieces[index].lowerSector = sector
+        pieces[index].notify = notify
+        pieces[index].tag = tag
+        pieces[index].place = .below
+        sendBelow(index)
+    }
+
+    /// An I/O of a target's own.
+    func startOwn(_ operation: SubOperation, _ handle: UInt32) {
+        arena.retain(operation.buffer)
+        let index = pieces.take(
+            PieceRecord(
+                place: .below, target: handle, operation: operation.operation, flags: operation.flags, count: operation.count,
+                buffer: operation.buffer, own: true, token: operation.token, device: operation.device.index,
+                lowerSector: operation.sector, started: now))
+        sendBelow(index)
+    }
+
+    func belowDone(_ index: UInt32, _ status: IOStatus) {
+        if pieces[index].orphan { return discardOrphan(index) }
+        let piece = pieces[index]
+        if piece.own {
+            let operation = SubOperation(
+                device: DeviceID(piece.device), operation: piece.operation, flags: piece.flags, sector: piece.lowerSector,
+                count: piece.count, buffer: piece.buffer, token: piece.token)
+            pieces.give(index)
+            callTarget(piece.target) { $0.completed(operation, status: status, now: $1, into: &$2) }
+            arena.release(piece.buffer)
+        } else if piece.notify {
+            pieces[index].place = .target
+            let view = view(index)
+            callTarget(piece.target) { $0.ended(view, tag: piece.tag, status: status, now: $1, into: &$2) }
+        } else {
+            pieces[index].place = .target
+            finishPiece(index, status)
+        }
+    }
+
+    /// The piece is answered.
+    func finishPiece(_ index: UInt32, _ status: IOStatus) {
+        precondition(pieces[index].place == .target, "a piece was completed that the target does not have")
+        if pieces[index].orphan { return discardOrphan(index) }
+        let piece = pieces[index]
+        if let slot = targetSlots[Int(piece.target)] {
+            slot.statistics.inFlight -= 1
+            slot.statistics.record(piece.operation, bytes: piece.count.bytes.count, status: status, time: now - piece.started)
+        }
+        pieces.give(index)
+        release(piece.request, status)
+    }
+
+    private func release(_ index: UInt32, _ status: IOStatus) {
+        requests[index].status = requests[index].status.joined(status)
+        requests[index].pending -= 1
+        if requests[index].pending > 0 { return }
+        if let volume = requests[index].volume {
+            volume.inFlight -= 1
+            let r = requests[index]
+            if case .suspendFlush = r.origin {} else {
+                volume.statistics.record(r.operation, bytes: r.count.bytes.count, status: r.status, time: now - r.started)
+            }
+            if volume.transition != nil && volume.inFlight == 0 { work.append(.step(volume)) }
+        }
+        answer(index)
+    }
+
+    private func answer(_ index: UInt32) {
+        let request = requests[index]
+        arena.release(request.buffer)
+        requests.give(index)
+        switch request.origin {
+        case .none: break
+        case .client(let token): completions.append(RequestCompletion(token: token, status: request.status))
+        case .piece(let piece): work.append(.below(piece, request.status))
+        case .suspendFlush:
+            if let volume = request.volume {
+                volume.flushPending = false
+                if !request.status.isOK {
+                    volume.transition?.error = TargetError("flushing failed", status: request.status)
+                }
+                work.append(.step(volume))
+            }
+        }
+    }
+
+    /// A piece for a volume below: it becomes a request there.
+    func startChild(_ index: UInt32, _ volume: Volume) {
+        let piece = pieces[index]
+        let request = Request(
+            operation: piece.operation, flags: piece.flags, sector: piece.lowerSector, count: piece.count, buffer: piece.buffer,
+            token: 0)
+        if volume.removed { return work.append(.below(index, .shutdown)) }
+        accept(request, volume, .piece(index))
+    }
+
+    func startSuspendFlush(_ volume: Volume) {
+        volume.flushPending = true
+        accept(
+            Request(operation: .flush, flags: [], sector: .zero, count: .zero, buffer: .none, token: 0), volume, .suspendFlush)
+    }
+}
