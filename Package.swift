@@ -17,7 +17,6 @@ let package = Package(
     dependencies: [.package(url: "https://github.com/apple/swift-collections", from: "1.6.0")],
     targets: [
         // What the operating system and C libraries give. CCairn holds only what Swift cannot import.
-        .systemLibrary(name: "CURing", pkgConfig: "liburing", providers: [.apt(["liburing-dev"])]),
         .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
         .systemLibrary(name: "CDevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
         .systemLibrary(name: "CIsal", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
@@ -35,7 +34,7 @@ let package = Package(
 
         // The outside world: system calls (CairnIO), the control protocol, the engine process, the command.
         .target(
-            name: "CairnIO", dependencies: ["CairnCore", "CairnEngine", "CCairn", "CURing", "CBlkid"],
+            name: "CairnIO", dependencies: ["CairnCore", "CairnEngine", "CCairn", "CBlkid"],
             swiftSettings: swift),
         .target(name: "CairnControl", dependencies: ["CairnCore", "CairnIO"], swiftSettings: swift),
         .target(

@@ -1,4 +1,4 @@
-public import CairnCore
+import CairnCore
 internal import DequeModule
 
 /// Life of a request: `start` cuts it into pieces, `mapPiece` hands each to its target, `forward` sends it below,

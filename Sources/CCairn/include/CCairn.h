@@ -1,1 +1,43 @@
+// What Swift's importer cannot see: GNU functions, macros with casts, variadic functions, static-inline helpers.
+// Every function returns what the wrapped one returns and leaves errno alone. No logic here.
 #pragma once
+#include <stdint.h>
+#include <sys/types.h>
+
+// System calls behind GNU or variadic declarations.
+ssize_t cairn_preadv2(int fd, void *memory, size_t length, int64_t offset, int flags);
+ssize_t cairn_pwritev2(int fd, const void *memory, size_t length, int64_t offset, int flags);
+int cairn_fallocate(int fd, int mode, int64_t offset, int64_t length);
+int cairn_eventfd(void);
+int cairn_getrandom(void *memory, size_t length);
+const char *cairn_errno_text(int number);
+int cairn_ofd_lock(int fd, int exclusive, int64_t start, int64_t length);
+int cairn_ofd_locked(int fd, int64_t start, int64_t length);
+int cairn_peer(int fd, int *pid, unsigned *uid, unsigned *gid);
+int cairn_accept(int fd);
+int cairn_set_close_on_exec(int fd, int on);
+int cairn_spawn_detached(const char *path, char *const argv[], char *const envp[], int out, int ready, int *pid);
+int cairn_flush_exempt(void);
+
+// Block device facts. 0 on success.
+int cairn_block_facts(int fd, uint64_t *bytes, int *logical, unsigned *physical, unsigned *minimum, unsigned *optimal, int *readonly);
+int cairn_block_range(int fd, uint64_t offset, uint64_t length, int zero);
+int cairn_loop_backing(int fd, uint64_t *device, uint64_t *inode);
+// Files: birth time in ns (0: none) and direct I/O alignment (0: unknown).
+int cairn_file_facts(int fd, uint64_t *birth, uint32_t *direct_alignment);
+
+// io_uring; liburing.h itself cannot be imported (it redefines feature macros of libc).
+struct cairn_ring;
+struct cairn_ring *cairn_ring_new(unsigned depth, int *error);
+void cairn_ring_free(struct cairn_ring *ring);
+int cairn_ring_fd(struct cairn_ring *ring);
+int cairn_ring_rw(struct cairn_ring *ring, int write, int fd, void *memory, unsigned length, uint64_t offset, int flags, uint64_t tag);
+int cairn_ring_sync(struct cairn_ring *ring, int fd, uint64_t tag);
+int cairn_ring_submit(struct cairn_ring *ring);
+unsigned cairn_ring_ready(struct cairn_ring *ring);
+int cairn_ring_next(struct cairn_ring *ring, uint64_t *tag, int *result);
+
+// epoll. interest and readiness: 1 readable, 2 writable, 4 hung up or broken.
+int cairn_epoll_new(void);
+int cairn_epoll_set(int epoll, int what /* 1 add, 2 change, 3 remove */, int fd, int interest, uint64_t tag);
+int cairn_epoll_wait(int epoll, uint64_t *tags, int *readiness, int capacity, int milliseconds);

@@ -32,7 +32,7 @@ public struct DeviceOperation {
 }
 
 /// A device the host has opened.
-public struct HostDevice {
+public struct HostDevice: Sendable {
     public var host: UInt32
     /// In the form a table line loads again: `MAJ:MIN` for block devices, an escaped absolute path for files, with the
     /// options that were given (`,cache=direct`).

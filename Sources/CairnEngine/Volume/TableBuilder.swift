@@ -1,4 +1,4 @@
-public import CairnCore
+import CairnCore
 
 /// Where the device words of a table lead. Made by the host before the load, so that construction does no I/O.
 public enum CatalogDevice {

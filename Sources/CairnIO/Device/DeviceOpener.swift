@@ -1,0 +1,277 @@
+import CairnCore
+package import CairnEngine
+import Glibc
+internal import CBlkid
+internal import CCairn
+
+/// A device the host has opened, before it has a host number.
+package struct OpenedDevice: ~Copyable, Sendable {
+    package let fd: OwnedFD
+    package let isBlock: Bool
+    package let direct: Bool
+    /// The same device gives the same key, whatever path led to it: kind, device number or file system, inode.
+    package let key: [UInt64]
+    package let facts: HostDevice
+
+    package init(fd: consuming OwnedFD, isBlock: Bool, direct: Bool, key: [UInt64], facts: HostDevice) {
+        self.fd = fd
+        self.isBlock = isBlock
+        self.direct = direct
+        self.key = key
+        self.facts = facts
+    }
+}
+
+/// Opens what a device word names. Blocks (disks spin up, libblkid scans): never called on the reactor.
+///
+/// Block devices are opened O_EXCL, so a mounted disk, a member of md or dm, or another engine's disk is EBUSY. Regular
+/// files are locked (flock and OFD locks on the bytes qemu uses) against other engines, qemu and anybody polite; a file
+/// under a loop device or an active swap file is refused.
+package enum DeviceOpener {
+    private static let directFlag: Int32 = 0o40000  // O_DIRECT, behind _GNU_SOURCE
+    private static let prefix = "Device lookup failed: "
+
+    /// - Parameter path: of a block device or regular file; `word` is what the admin wrote, for the sentences.
+    package static func open(_ word: DeviceWord, path: String, writable: Bool) throws(TargetError) -> OpenedDevice {
+        var info = stat()
+        if stat(path, &info) != 0 { throw failure(path, errno) }
+        switch info.st_mode & S_IFMT {
+        case S_IFBLK: return try openBlock(word, path, info, writable)
+        case S_IFREG: return try openRegular(word, path, writable)
+        default:
+            throw TargetError("\(prefix)\(path) is neither a block device nor a regular file", status: IOStatus(errno: ENOTBLK))
+        }
+    }
+
+    /// The path of `word`; `cwd` is the client's directory.
+    package static func path(of word: DeviceWord, cwd: String) throws(TargetError) -> String {
+        switch word.place {
+        case .path(let path): return path.hasPrefix("/") ? path : cwd + "/" + path
+        case .name(let name): return cwd + "/" + name
+        case .number(let major, let minor):
+            if major >= 1 << 12 || minor >= 1 << 20 {
+                throw TargetError("\(prefix)\(major):\(minor) is out of range", status: IOStatus(errno: EOVERFLOW))
+            }
+            guard let uevent = readSmallFile("/sys/dev/block/\(major):\(minor)/uevent"),
+                let line = uevent.split(separator: "\n").first(where: { $0.hasPrefix("DEVNAME=") })
+            else { throw TargetError("\(prefix)there is no block device \(major):\(minor)", status: .noDevice) }
+            return "/dev/" + line.dropFirst(8)
+        case .tag(let name, let value):
+            guard let found = blkid_evaluate_tag(name, value, nil) else {
+                throw TargetError("\(prefix)nothing has \(name)=\(value)", status: IOStatus(errno: ENOENT))
+            }
+            defer { free(found) }
+            return String(cString: found)
+        }
+    }
+
+    private static func failure(_ path: String, _ number: Int32) -> TargetError {
+        TargetError("\(prefix)\(path): \(errorText(number))", status: IOStatus(errno: number))
+    }
+
+    private static func openFD(_ path: String, _ flags: Int32, _ writable: Bool, readOnly: inout Bool) throws(TargetError) -> OwnedFD {
+        do throws(SystemError) {
+            return try openFile(path, flags | O_RDWR | O_NONBLOCK)
+        } catch {
+            if writable || ![EACCES, EROFS, EPERM].contains(error.errno) { throw refusal(path, error.errno) }
+        }
+        readOnly = true
+        do throws(SystemError) {
+            return try openFile(path, flags | O_RDONLY | O_NONBLOCK)
+        } catch { throw refusal(path, error.errno) }
+    }
+
+    private static func refusal(_ path: String, _ number: Int32) -> TargetError {
+        if number != EBUSY { return failure(path, number) }
+        return TargetError(
+            "\(prefix)\(path) is in use\(user(of: path))", status: .busy, hint: "unmount it, or stop what holds it")
+    }
+
+    /// Who holds a block device, as far as the system tells.
+    private static func user(of path: String) -> String {
+        var info = stat()
+        guard stat(path, &info) == 0 else { return "" }
+        let number = "\(major(info.st_rdev)):\(minor(info.st_rdev))"
+        for line in (readSmallFile("/proc/self/mountinfo", limit: 1 << 20) ?? "").split(separator: "\n") {
+            let words = line.split(separator: " ")
+            if words.count > 4 && words[2] == number { return ": mounted on \(words[4])" }
+        }
+        return ""
+    }
+
+    private static func major(_ number: dev_t) -> UInt64 { let device = UInt64(number); return (device >> 8) & 0xFFF | (device >> 32) & 0xFFFF_F000 }
+    private static func minor(_ number: dev_t) -> UInt64 { let device = UInt64(number); return device & 0xFF | (device >> 12) & 0xFFFF_FF00 }
+
+    // MARK: Block devices
+
+    private static func openBlock(
+        _ word: DeviceWord, _ path: String, _ info: stat, _ writable: Bool
+    ) throws(TargetError) -> OpenedDevice {
+        let direct = (word.cache ?? .direct) == .direct
+        var fellBack = false
+        let fd = try openFD(path, O_EXCL | (direct ? directFlag : 0), writable, readOnly: &fellBack)
+        var bytes: UInt64 = 0, logical: Int32 = 512, physical: UInt32 = 512, minimum: UInt32 = 512, optimal: UInt32 = 0
+        var readOnly: Int32 = 0
+        if cairn_block_facts(fd.raw, &bytes, &logical, &physical, &minimum, &optimal, &readOnly) != 0 {
+            throw failure(path, errno)
+        }
+        let numbers = (major(info.st_rdev), minor(info.st_rdev))
+        let sys = "/sys/dev/block/\(numbers.0):\(numbers.1)"
+        let name = readSmallFile(sys + "/uevent").flatMap { text in
+            text.split(separator: "\n").first { $0.hasPrefix("DEVNAME=") }.map { String($0.dropFirst(8)) }
+        } ?? path
+        var limits = QueueLimits()
+        limits.logicalBlock = UInt32(max(512, logical))
+        limits.physicalBlock = max(limits.logicalBlock, physical)
+        limits.ioMinimum = max(limits.physicalBlock, minimum)
+        limits.ioOptimal = optimal
+        limits.maximumTransfer = UInt32(clamping: queue(sys, "max_sectors_kb") * 2)
+        limits.discardGranularity = UInt32(clamping: queue(sys, "discard_granularity"))
+        limits.maximumDiscard = UInt32(clamping: queue(sys, "discard_max_bytes") >> 9)
+        // BLKZEROOUT always works; the kernel writes zeroes where the disk has no command for it.
+        limits.maximumWriteZeroes = 1 << 22
+        limits.volatileCache = trimmed(readSmallFile(queuePath(sys, "write_cache")) ?? "").hasPrefix("write back") || !direct
+        let size = Bytes(bytes).sectors
+        var identity = DeviceIdentity(kind: .block, size: size)
+        identity.name = blockName(sys)
+        let option = word.cache.map { ",cache=" + $0.rawValue } ?? ""
+        let facts = HostDevice(
+            host: 0, tableWord: "\(numbers.0):\(numbers.1)" + option, dependency: "\(numbers.0), \(numbers.1)", kernelName: name,
+            persistentWord: DeviceWord.escape(stablePath(info.st_rdev) ?? path) + option, size: size, limits: limits,
+            identity: identity, readOnly: fellBack || readOnly != 0, buffered: !direct)
+        return OpenedDevice(fd: fd, isBlock: true, direct: direct, key: [1, UInt64(info.st_rdev)], facts: facts)
+    }
+
+    /// The queue of a partition is its disk's.
+    private static func queuePath(_ sys: String, _ name: String) -> String {
+        access(sys + "/queue", F_OK) == 0 ? sys + "/queue/" + name : sys + "/../queue/" + name
+    }
+    private static func queue(_ sys: String, _ name: String) -> UInt64 {
+        UInt64(trimmed(readSmallFile(queuePath(sys, name)) ?? "")) ?? 0
+    }
+
+    /// What names the disk itself, not what is on it: WWID, serial, dm or md uuid, with the partition's number.
+    private static func blockName(_ sys: String) -> String {
+        for file in ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "../device/wwid", "../wwid"] {
+            if let text = readSmallFile(sys + "/" + file).map(trimmed), !text.isEmpty {
+                let partition = readSmallFile(sys + "/partition").map(trimmed) ?? ""
+                return String((text + (partition.isEmpty ? "" : "-part" + partition)).utf8.prefix(127)) ?? text
+            }
+        }
+        return ""
+    }
+
+    private static func stablePath(_ device: dev_t) -> String? {
+        guard let directory = opendir("/dev/disk/by-id") else { return nil }
+        defer { closedir(directory) }
+        var best: String?
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            var info = stat()
+            let path = "/dev/disk/by-id/" + name
+            if stat(path, &info) == 0 && info.st_mode & S_IFMT == S_IFBLK && info.st_rdev == device && path < (best ?? "~") { best = path }
+        }
+        return best
+    }
+
+    // MARK: Regular files
+
+    private static func openRegular(_ word: DeviceWord, _ path: String, _ writable: Bool) throws(TargetError) -> OpenedDevice {
+        let direct = word.cache == .direct
+        var readOnly = false
+        let fd = try openFD(path, direct ? directFlag : 0, writable, readOnly: &readOnly)
+        var info = stat()
+        if fstat(fd.raw, &info) != 0 { throw failure(path, errno) }
+        // From here on the descriptor is what counts: the path may be exchanged under us.
+        guard info.st_mode & S_IFMT == S_IFREG else { throw failure(path, ENOTBLK) }
+        try refuseUsers(path, info)
+        try lock(fd.raw, path, exclusive: !readOnly)
+        guard let real = realpath(path, nil) else { throw failure(path, errno) }
+        defer { free(real) }
+        let absolute = String(cString: real)
+        var birth: UInt64 = 0, alignment: UInt32 = 0
+        _ = cairn_file_facts(fd.raw, &birth, &alignment)
+        var limits = QueueLimits()
+        if direct { limits.logicalBlock = alignment == 0 ? 4096 : max(512, alignment) }
+        limits.physicalBlock = max(limits.logicalBlock, 4096)
+        limits.ioMinimum = limits.physicalBlock
+        limits.discardGranularity = 4096
+        limits.maximumDiscard = 1 << 31
+        limits.maximumWriteZeroes = 1 << 31
+        limits.volatileCache = true
+        let size = Bytes(UInt64(max(0, info.st_size))).sectors
+        let option = word.cache.map { ",cache=" + $0.rawValue } ?? ""
+        let facts = HostDevice(
+            host: 0, tableWord: DeviceWord.escape(absolute) + option, dependency: absolute, kernelName: absolute,
+            persistentWord: DeviceWord.escape(absolute) + option, size: size, limits: limits,
+            identity: identity(info, size, birth), readOnly: readOnly, buffered: !direct)
+        return OpenedDevice(fd: fd, isBlock: false, direct: direct, key: [2, UInt64(info.st_dev), UInt64(info.st_ino)], facts: facts)
+    }
+
+    private static func identity(_ info: stat, _ size: Sectors, _ birth: UInt64) -> DeviceIdentity {
+        var identity = DeviceIdentity(kind: .file, size: size)
+        identity.fileSystem = UInt64(info.st_dev)
+        identity.inode = UInt64(info.st_ino)
+        identity.birth = birth
+        identity.modified = UInt64(info.st_mtim.tv_sec) * 1_000_000_000 + UInt64(info.st_mtim.tv_nsec)
+        return identity
+    }
+
+    /// What an open device is now. Quick for files (fstat); for block devices the facts of the opening.
+    package static func identify(_ file: HostFile, _ known: DeviceIdentity) -> DeviceIdentity {
+        if file.isBlock { return known }
+        var info = stat()
+        guard fstat(file.fd, &info) == 0 else { return known }
+        return identity(info, Bytes(UInt64(max(0, info.st_size))).sectors, known.birth)
+    }
+
+    private static func refuseUsers(_ path: String, _ info: stat) throws(TargetError) {
+        for number in loopNumbers() {
+            guard let loop = try? openFile("/dev/loop\(number)", O_RDONLY | O_NONBLOCK) else {
+                continue
+            }
+            var device: UInt64 = 0, inode: UInt64 = 0
+            if cairn_loop_backing(loop.raw, &device, &inode) == 0 && device == UInt64(info.st_dev) && inode == UInt64(info.st_ino) {
+                throw TargetError(
+                    "\(prefix)\(path) is the file of /dev/loop\(number)", status: .busy, hint: "losetup -d /dev/loop\(number)")
+            }
+        }
+        for line in (readSmallFile("/proc/swaps") ?? "").split(separator: "\n").dropFirst() {
+            guard let name = line.split(separator: " ").first else { continue }
+            var swap = stat()
+            if stat(String(name), &swap) == 0 && swap.st_dev == info.st_dev && swap.st_ino == info.st_ino {
+                throw TargetError("\(prefix)\(path) is an active swap file", status: .busy, hint: "swapoff \(path)")
+            }
+        }
+    }
+
+    private static func loopNumbers() -> [Int] {
+        guard let directory = opendir("/sys/block") else { return [] }
+        defer { closedir(directory) }
+        var numbers: [Int] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            }
+            if name.hasPrefix("loop"), let n = Int(name.dropFirst(4)), access("/sys/block/\(name)/loop/backing_file", F_OK) == 0 {
+                numbers.append(n)
+            }
+        }
+        return numbers.sorted()
+    }
+
+    /// qemu locks bytes from 100 (permissions it uses) and 200 (permissions it denies to others), by OFD locks.
+    private static func lock(_ fd: Int32, _ path: String, exclusive: Bool) throws(TargetError) {
+        if flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0 {
+            throw TargetError(
+                "\(prefix)\(path) is locked by another process", status: .busy, hint: "another engine, or a program that uses it, has it open")
+        }
+        if cairn_ofd_locked(fd, 100, 200) != 0 {
+            throw TargetError("\(prefix)\(path) is locked by qemu or another engine", status: .busy, hint: "stop the virtual machine that uses it")
+        }
+        // Shared, as qemu does: it asks for the opposite set exclusively and is refused.
+        for byte: Int64 in [101, 103, 201, 203] where exclusive { _ = cairn_ofd_lock(fd, 0, byte, 1) }
+    }
+}

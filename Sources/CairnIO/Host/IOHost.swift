@@ -1,0 +1,166 @@
+package import CairnCore
+package import CairnEngine
+import Glibc
+internal import CCairn
+
+/// A host's device: what the I/O paths need of it.
+package struct HostFile: Sendable {
+    package let fd: Int32
+    package let isBlock: Bool
+    package init(fd: Int32, isBlock: Bool) {
+        self.fd = fd
+        self.isBlock = isBlock
+    }
+}
+
+/// The two hosts that do real device I/O. Same behaviour; the ring needs io_uring, which is often forbidden.
+package enum IOHost {
+    case ring(RingHost)
+    case threads(ThreadHost)
+
+    package enum Choice: String, Sendable { case auto, ring, threads }
+
+    /// `auto` takes the ring and falls back to threads when the kernel refuses it.
+    package static func make(_ choice: Choice) throws(SystemError) -> IOHost {
+        switch choice {
+        case .threads: return .threads(try ThreadHost())
+        case .ring: return .ring(try RingHost())
+        case .auto:
+            if let ring = try? RingHost() { return .ring(ring) }
+            return .threads(try ThreadHost())
+        }
+    }
+    package var name: String {
+        switch self {
+        case .ring: "io_uring"
+        case .threads: "threads"
+        }
+    }
+    /// Readable when completions wait.
+    package var pollDescriptors: [Int32] {
+        switch self {
+        case .ring(let h): [h.pollDescriptor, h.workers.pollDescriptor]
+        case .threads(let h): [h.pollDescriptor]
+        }
+    }
+    package var inFlight: Int {
+        switch self {
+        case .ring(let h): h.inFlight + h.workers.inFlight
+        case .threads(let h): h.inFlight
+        }
+    }
+    package func submit(_ operation: DeviceOperation, _ file: HostFile) {
+        switch self {
+        case .ring(let h): h.submit(operation, file)
+        case .threads(let h): h.submit(operation, file)
+        }
+    }
+    package func flushSubmissions() {
+        if case .ring(let h) = self { h.flushSubmissions() }
+    }
+    package func drain(_ body: (UInt32, IOStatus) -> Void) {
+        switch self {
+        case .ring(let h):
+            h.drain(body)
+            h.workers.drain(body)
+        case .threads(let h): h.drain(body)
+        }
+    }
+}
+
+/// One device operation, done with blocking calls. Semantics of every host:
+/// - transfers are continued until whole; the end of a file inside a transfer is EIO (it was truncated under us);
+/// - FUA on a write is RWF_DSYNC, on discard and write-zeroes a data sync after it; flush is a data sync;
+/// - a data sync that fails is reported, never retried.
+func perform(_ operation: DeviceOperation, _ file: HostFile) -> IOStatus {
+    switch operation.operation {
+    case .read, .write: return transfer(operation, file, from: 0)
+    case .flush: return sync(file)
+    case .discard: return finishRange(operation, file, discard(operation, file))
+    case .writeZeroes: return finishRange(operation, file, zero(operation, file))
+    }
+}
+
+func transfer(_ operation: DeviceOperation, _ file: HostFile, from done: Int) -> IOStatus {
+    guard let memory = operation.memory else { return .invalid }
+    var done = done
+    let total = Int(operation.length.count)
+    let dsync: Int32 = operation.flags.contains(.fua) ? 0x2 : 0  // RWF_DSYNC
+    while done < total {
+        let offset = Int64(operation.offset.count) + Int64(done)
+        let n = operation.operation == .read
+            ? cairn_preadv2(file.fd, memory + done, total - done, offset, 0)
+            : cairn_pwritev2(file.fd, memory + done, total - done, offset, dsync)
+        if n < 0 {
+            let number = errno
+            if number == EINTR { continue }
+            return IOStatus(errno: number)
+        }
+        if n == 0 { return .io }
+        done += n
+    }
+    return .ok
+}
+
+private func sync(_ file: HostFile) -> IOStatus {
+    fdatasync(file.fd) == 0 ? .ok : IOStatus(errno: errno)
+}
+
+private func finishRange(_ operation: DeviceOperation, _ file: HostFile, _ status: IOStatus) -> IOStatus {
+    status.isOK && operation.flags.contains(.fua) ? sync(file) : status
+}
+
+// FALLOC_FL_…, which <fcntl.h> keeps in another header.
+private let keepSize: Int32 = 1, punchHole: Int32 = 2, zeroRange: Int32 = 16
+
+private func discard(_ operation: DeviceOperation, _ file: HostFile) -> IOStatus {
+    if file.isBlock {
+        return ioctlStatus {
+            cairn_block_range(file.fd, operation.offset.count, operation.length.count, 0)
+        }
+    }
+    return ioctlStatus {
+        cairn_fallocate(file.fd, punchHole | keepSize, Int64(operation.offset.count), Int64(operation.length.count))
+    }
+}
+
+private func zero(_ operation: DeviceOperation, _ file: HostFile) -> IOStatus {
+    if file.isBlock {
+        return ioctlStatus {
+            cairn_block_range(file.fd, operation.offset.count, operation.length.count, 1)
+        }
+    }
+    let mode = operation.flags.contains(.noHole) ? zeroRange | keepSize : punchHole | keepSize
+    let status = ioctlStatus {
+        cairn_fallocate(file.fd, mode, Int64(operation.offset.count), Int64(operation.length.count))
+    }
+    if status != .unsupported { return status }
+    return writeZeroes(operation, file)
+}
+
+/// For filesystems that can neither punch nor zero (some network and FUSE ones).
+private func writeZeroes(_ operation: DeviceOperation, _ file: HostFile) -> IOStatus {
+    let size = 1 << 20
+    let memory = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 4096)
+    defer { memory.deallocate() }
+    memory.initializeMemory(as: UInt8.self, repeating: 0, count: size)
+    var offset = operation.offset.count
+    let end = offset + operation.length.count
+    while offset < end {
+        let length = min(UInt64(size), end - offset)
+        let piece = DeviceOperation(
+            host: operation.host, operation: .write, flags: [], offset: Bytes(offset), length: Bytes(length), memory: memory, cookie: 0)
+        let status = transfer(piece, file, from: 0)
+        if !status.isOK { return status }
+        offset += length
+    }
+    return .ok
+}
+
+private func ioctlStatus(_ call: () -> Int32) -> IOStatus {
+    while true {
+        if call() == 0 { return .ok }
+        let number = errno
+        if number != EINTR { return IOStatus(errno: number) }
+    }
+}

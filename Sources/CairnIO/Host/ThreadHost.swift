@@ -1,0 +1,121 @@
+package import CairnCore
+package import CairnEngine
+import Glibc
+internal import CCairn
+
+/// Device I/O by blocking calls on a few threads. Completions come in any order; the reactor collects them when the
+/// event descriptor is readable. The queue is as long as what the engine has in flight, which its clients bound.
+package final class ThreadHost {
+    package let pollDescriptor: Int32
+    package private(set) var inFlight = 0
+    private let shared: Shared
+
+    /// What the threads share with the reactor. Everything mutable is behind `lock`, waited for on `condition`.
+    /// @unchecked Sendable: `queue`, `done`, `stopping` are only touched with `mutex` held; the rest never changes.
+    private final class Shared: @unchecked Sendable {
+        struct Job {
+            let operation: DeviceOperation
+            let file: HostFile
+        }
+        let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+        let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+        let event: Int32
+        var queue: [Job] = []
+        var head = 0
+        var done: [(UInt32, IOStatus)] = []
+        var stopping = false
+
+        init(event: Int32) {
+            self.event = event
+            pthread_mutex_init(mutex, nil)
+            pthread_cond_init(condition, nil)
+        }
+
+        func work() {
+            pthread_mutex_lock(mutex)
+            while true {
+                while head == queue.count && !stopping { pthread_cond_wait(condition, mutex) }
+                if head == queue.count { break }
+                let job = queue[head]
+                head += 1
+                if head == queue.count {
+                    queue.removeAll(keepingCapacity: true)
+                    head = 0
+                }
+                pthread_mutex_unlock(mutex)
+                let status = perform(job.operation, job.file)
+                pthread_mutex_lock(mutex)
+                done.append((job.operation.cookie, status))
+                if done.count == 1 { signalEvent(event) }
+            }
+            pthread_mutex_unlock(mutex)
+        }
+    }
+
+    /// - Parameter threads: 1 ... 64 operations at a time.
+    package init(threads: Int = 8) throws(SystemError) {
+        pollDescriptor = try system("eventfd") { cairn_eventfd() }
+        shared = Shared(event: pollDescriptor)
+        for _ in 0..<threads {
+            let shared = shared
+            startThread { shared.work() }
+        }
+    }
+
+    deinit {
+        pthread_mutex_lock(shared.mutex)
+        shared.stopping = true
+        pthread_cond_broadcast(shared.condition)
+        pthread_mutex_unlock(shared.mutex)
+    }
+
+    package func submit(_ operation: DeviceOperation, _ file: HostFile) {
+        inFlight += 1
+        pthread_mutex_lock(shared.mutex)
+        shared.queue.append(Shared.Job(operation: operation, file: file))
+        pthread_cond_signal(shared.condition)
+        pthread_mutex_unlock(shared.mutex)
+    }
+
+    package func drain(_ body: (UInt32, IOStatus) -> Void) {
+        clearEvent(pollDescriptor)
+        pthread_mutex_lock(shared.mutex)
+        let done = shared.done
+        shared.done.removeAll(keepingCapacity: true)
+        pthread_mutex_unlock(shared.mutex)
+        for (cookie, status) in done {
+            inFlight -= 1
+            body(cookie, status)
+        }
+    }
+}
+
+func signalEvent(_ fd: Int32) {
+    var one: UInt64 = 1
+    _ = write(fd, &one, 8)
+}
+func clearEvent(_ fd: Int32) {
+    var value: UInt64 = 0
+    _ = read(fd, &value, 8)
+}
+
+/// Run `body` on a new detached thread. A process that cannot have another thread at start-up cannot work: traps.
+package func startThread(stack: Int = 1 << 20, _ body: @escaping @Sendable () -> Void) {
+    final class Box {
+        let body: @Sendable () -> Void
+        init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+    }
+    var attributes = pthread_attr_t()
+    pthread_attr_init(&attributes)
+    pthread_attr_setstacksize(&attributes, stack)
+    pthread_attr_setdetachstate(&attributes, Int32(PTHREAD_CREATE_DETACHED))
+    var thread = pthread_t()
+    let box = Unmanaged.passRetained(Box(body))
+    let result = pthread_create(&thread, &attributes, { argument in
+        guard let argument else { return nil }
+        Unmanaged<Box>.fromOpaque(argument).takeRetainedValue().body()
+        return nil
+    }, box.toOpaque())
+    pthread_attr_destroy(&attributes)
+    precondition(result == 0, "the system gave no thread")
+}

@@ -1,0 +1,140 @@
+import Glibc
+internal import CCairn
+
+/// Sockets: unix and TCP, non-blocking ones for the reactor, blocking ones for the control threads.
+package enum Sockets {
+    private static func address(_ path: String) throws(SystemError) -> sockaddr_un {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        let bytes = Array(path.utf8)
+        guard bytes.count < 108 else {
+            throw SystemError("the socket path \(path) is longer than 107 bytes; choose a shorter runtime directory", ENAMETOOLONG)
+        }
+        withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
+        return address
+    }
+
+    private static func withAddress<R>(_ address: sockaddr_un, _ body: (UnsafePointer<sockaddr>, socklen_t) -> R) -> R {
+        withUnsafePointer(to: address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { body($0, socklen_t(MemoryLayout<sockaddr_un>.size)) }
+        }
+    }
+
+    /// Listen on a unix socket with this mode. An old socket of that name is replaced: the caller holds the lock that says
+    /// nobody is behind it, or asked `isAlive`. It appears under its name only when it listens.
+    package static func listenUnix(_ path: String, mode: UInt32 = 0o600) throws(SystemError) -> OwnedFD {
+        let temporary = path + ".new"
+        let name = try address(temporary)
+        let fd = OwnedFD(try system("creating a socket") {
+            socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
+        })
+        unlink(temporary)
+        let raw = fd.raw
+        let old = umask(0o177)
+        defer { umask(old) }
+        _ = try system("binding \(path)") { withAddress(name) { bind(raw, $0, $1) } }
+        _ = try system("setting the mode of \(path)") { chmod(temporary, mode_t(mode)) }
+        _ = try system("listening on \(path)") { listen(raw, 128) }
+        _ = try system("naming \(path)") { rename(temporary, path) }
+        return fd
+    }
+
+    package static func isAlive(_ path: String) -> Bool { (try? connectUnix(path)) != nil }
+
+    package static func connectUnix(_ path: String) throws(SystemError) -> OwnedFD {
+        let name = try address(path)
+        let fd = OwnedFD(try system("creating a socket") { socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0) })
+        let raw = fd.raw
+        _ = try system("connecting to \(path)") { withAddress(name) { connect(raw, $0, $1) } }
+        return fd
+    }
+
+    /// Listen on HOST:PORT; an empty host is the loopback. `bound` gets the port, which
+    /// matters for port 0.
+    package static func listenTCP(host: String, port: String, bound: inout UInt16) throws(SystemError) -> OwnedFD {
+        var hints = addrinfo()
+        hints.ai_family = AF_UNSPEC
+        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        hints.ai_flags = AI_NUMERICSERV
+        var list: UnsafeMutablePointer<addrinfo>?
+        let result = getaddrinfo(host.isEmpty ? "127.0.0.1" : host, port, &hints, &list)
+        guard result == 0, let first = list else {
+            throw SystemError("resolving \(host):\(port): \(String(cString: gai_strerror(result)))", EINVAL)
+        }
+        defer { freeaddrinfo(first) }
+        let info = first.pointee
+        let fd = OwnedFD(try system("creating a socket") {
+            socket(info.ai_family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
+        })
+        let raw = fd.raw
+        var one: Int32 = 1
+        setsockopt(raw, SOL_SOCKET, SO_REUSEADDR, &one, 4)
+        _ = try system("binding \(host):\(port)") { bind(raw, info.ai_addr, info.ai_addrlen) }
+        _ = try system("listening on \(host):\(port)") { listen(raw, 128) }
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        _ = withUnsafeMutablePointer(to: &storage) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { getsockname(raw, $0, &length) }
+        }
+        bound = withUnsafeBytes(of: storage) { UInt16($0[2]) << 8 | UInt16($0[3]) }
+        return fd
+    }
+
+    /// The next connection, non-blocking; nil when none waits.
+    package static func accept(_ fd: Int32) -> OwnedFD? {
+        while true {
+            let new = cairn_accept(fd)
+            if new >= 0 { return OwnedFD(new) }
+            if errno != EINTR { return nil }
+        }
+    }
+
+    package static func tune(_ fd: Int32) {
+        var size: Int32 = 1 << 20, one: Int32 = 1
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, 4)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, 4)
+        setsockopt(fd, Int32(IPPROTO_TCP), TCP_NODELAY, &one, 4)
+    }
+
+    package static func setTimeouts(_ fd: Int32, seconds: Int) {
+        var time = timeval(tv_sec: seconds, tv_usec: 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
+        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
+    }
+
+    /// The user behind a unix socket.
+    package static func peerUser(_ fd: Int32) -> UInt32? {
+        var pid: Int32 = 0, uid: UInt32 = 0, gid: UInt32 = 0
+        return cairn_peer(fd, &pid, &uid, &gid) == 0 ? uid : nil
+    }
+
+    package enum Transfer { case bytes(Int), wouldBlock, closed }
+
+    package static func receive(_ fd: Int32, _ buffer: UnsafeMutableRawBufferPointer) -> Transfer {
+        while true {
+            let n = recv(fd, buffer.baseAddress, buffer.count, 0)
+            if n > 0 { return .bytes(n) }
+            if n == 0 { return .closed }
+            if errno == EINTR { continue }
+            return errno == EAGAIN ? .wouldBlock : .closed
+        }
+    }
+
+    package static func send(_ fd: Int32, _ pieces: [UnsafeRawBufferPointer]) -> Transfer {
+        withUnsafeTemporaryAllocation(of: iovec.self, capacity: max(1, pieces.count)) { vectors in
+            for (i, piece) in pieces.enumerated() {
+                vectors.initializeElement(
+                    at: i, to: iovec(iov_base: UnsafeMutableRawPointer(mutating: piece.baseAddress), iov_len: piece.count))
+            }
+            var message = msghdr()
+            message.msg_iov = vectors.baseAddress
+            message.msg_iovlen = pieces.count
+            while true {
+                let n = sendmsg(fd, &message, Int32(MSG_NOSIGNAL))
+                if n >= 0 { return .bytes(n) }
+                if errno == EINTR { continue }
+                return errno == EAGAIN ? .wouldBlock : .closed
+            }
+        }
+    }
+}

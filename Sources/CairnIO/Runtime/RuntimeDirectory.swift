@@ -1,0 +1,106 @@
+import Glibc
+internal import CCairn
+
+/// Where an engine keeps its sockets and its lock: `<base>/<engine>/`, mode 0700, owned by us. Who holds the lock file
+/// is the engine, whatever pid or socket files say.
+package struct RuntimeDirectory: Sendable {
+    package let path: String
+
+    package var socket: String { path + "/engine.sock" }
+    package var nbdSocket: String { path + "/nbd.sock" }
+    package var lockFile: String { path + "/engine.lock" }
+    package var log: String { path + "/engine.log" }
+
+    /// The rule: the option, else $CAIRN_RUNTIME_DIR, else /run/cairn for root, else $XDG_RUNTIME_DIR/cairn.
+    package init(option: String?, engine: String) throws(SystemError) {
+        guard !engine.isEmpty, engine.utf8.count <= 64, !engine.contains("/"), !engine.hasPrefix(".") else {
+            throw SystemError("an engine's name has 1 to 64 bytes, no slash and no leading dot", EINVAL)
+        }
+        path = try Self.base(option) + "/" + engine
+    }
+
+    private static func base(_ option: String?) throws(SystemError) -> String {
+        if let option, !option.isEmpty { return try absolute(option) }
+        if let variable = environment("CAIRN_RUNTIME_DIR") { return try absolute(variable) }
+        if geteuid() == 0 { return "/run/cairn" }
+        if let user = environment("XDG_RUNTIME_DIR") { return user + "/cairn" }
+        throw SystemError("no runtime directory: set CAIRN_RUNTIME_DIR or XDG_RUNTIME_DIR, or give --runtime-dir", ENOENT)
+    }
+
+    private static func absolute(_ path: String) throws(SystemError) -> String {
+        if path.hasPrefix("/") { return path }
+        guard let cwd = getcwd(nil, 0) else { throw SystemError("finding the current directory", errno) }
+        defer { free(cwd) }
+        return String(cString: cwd) + "/" + path
+    }
+
+    /// Make the directory, private, and check that it is really ours.
+    package func prepare(group: UInt32? = nil) throws(SystemError) {
+        let parent = String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
+        for directory in [parent, path] {
+            let mode: mode_t = group == nil ? 0o700 : 0o750
+            if mkdir(directory, mode) != 0 && errno != EEXIST { throw SystemError("making \(directory)", errno) }
+        }
+        // No link may stand in for it: what is checked is what was opened.
+        let fd = try openFile(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
+        var info = stat()
+        guard fstat(fd.raw, &info) == 0 else { throw SystemError("looking at \(path)", errno) }
+        guard info.st_uid == geteuid() else { throw SystemError("\(path) belongs to another user", EPERM) }
+        if info.st_mode & 0o077 != 0 && group == nil { fchmod(fd.raw, 0o700) }
+        if let group { fchown(fd.raw, uid_t.max, gid_t(group)); fchmod(fd.raw, 0o750) }
+    }
+
+    /// Take the engine's lock for the life of the descriptor; EBUSY when another engine has it.
+    package func lock() throws(SystemError) -> OwnedFD {
+        let fd = try openFile(lockFile, O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
+        if cairn_ofd_lock(fd.raw, 1, 0, 0) != 0 { throw SystemError("another engine runs in \(path)", EBUSY) }
+        let text = "\(getpid())\n"
+        ftruncate(fd.raw, 0)
+        _ = text.withCString { pwrite(fd.raw, $0, strlen($0), 0) }
+        return fd
+    }
+
+    /// Does an engine hold the lock now?
+    package var isEngineRunning: Bool {
+        guard let fd = try? openFile(lockFile, O_RDWR | O_NOFOLLOW) else { return false }
+        return cairn_ofd_locked(fd.raw, 0, 0) != 0
+    }
+}
+
+package func environment(_ name: String) -> String? {
+    guard let value = getenv(name) else { return nil }
+    let text = String(cString: value)
+    return text.isEmpty ? nil : text
+}
+
+/// Start this program anew, detached from the terminal. `ready` becomes descriptor 3 of the new process.
+package func spawnDetached(_ arguments: [String], output: Int32, ready: Int32) throws(SystemError) -> Int32 {
+    var pointers: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) }
+    pointers.append(nil)
+    defer { for p in pointers { free(p) } }
+    var pid: Int32 = 0
+    let result = cairn_spawn_detached("/proc/self/exe", &pointers, environ, output, ready, &pid)
+    if result != 0 { throw SystemError("starting the engine", result) }
+    return pid
+}
+
+/// Reads one line (or all until the end) from a pipe.
+package func readToEnd(_ fd: Int32, limit: Int = 65536) -> String {
+    var bytes: [UInt8] = []
+    var chunk = [UInt8](repeating: 0, count: 4096)
+    while bytes.count < limit {
+        let n = read(fd, &chunk, chunk.count)
+        if n < 0 && errno == EINTR { continue }
+        if n <= 0 { break }
+        bytes += chunk[..<n]
+    }
+    return String(decoding: bytes, as: UTF8.self)
+}
+
+/// Keep the engine alive and its memory present where that is permitted: a filesystem may be mounted on its volumes.
+package func protectFromMemoryPressure() {
+    if geteuid() == 0 {
+        _ = cairn_flush_exempt()
+        if let fd = try? openFile("/proc/self/oom_score_adj", O_WRONLY) { _ = write(fd.raw, "-1000", 5) }
+    }
+}

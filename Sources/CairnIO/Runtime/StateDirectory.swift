@@ -1,0 +1,76 @@
+package import CairnEngine
+import Glibc
+
+/// What must be remembered across boots: which backing device has data in which cache, and whether it was opened for
+/// writing without it. One small file per device, named by the device's identity:
+///
+///     cairn-state 1
+///     cache UUID
+///     alone 0|1
+///
+/// Order: the new content goes to a temporary file, is synced, takes the name, and the directory is synced, before the
+/// open it is about is answered. A crash leaves the old or the new record.
+package struct StateDirectory: Sendable {
+    package struct Record: Equatable {
+        package var cache: String
+        package var writtenAlone: Bool
+    }
+    package let path: String
+
+    /// $CAIRN_STATE_DIR, else /var/lib/cairn for root, else $XDG_STATE_HOME/cairn, else ~/.local/state/cairn.
+    package init() throws(SystemError) {
+        if let variable = environment("CAIRN_STATE_DIR") {
+            path = variable
+        } else if geteuid() == 0 {
+            path = "/var/lib/cairn"
+        } else if let home = environment("XDG_STATE_HOME") {
+            path = home + "/cairn"
+        } else if let home = environment("HOME") {
+            path = home + "/.local/state/cairn"
+        } else {
+            throw SystemError("no state directory: set CAIRN_STATE_DIR", ENOENT)
+        }
+    }
+
+    private func file(_ identity: DeviceIdentity) -> String {
+        var name = "\(identity.kind.rawValue)-\(identity.fileSystem)-\(identity.inode)-\(identity.birth)"
+        for byte in identity.name.utf8 {
+            let c = Character(UnicodeScalar(byte))
+            name += c.isLetter && byte < 128 || c.isNumber && byte < 128 || c == "." || c == "-" ? String(c) : "_\(byte)"
+        }
+        return path + "/" + String(name.prefix(200))
+    }
+
+    package func record(_ identity: DeviceIdentity) -> Record? {
+        guard let text = readSmallFile(file(identity), limit: 4096) else { return nil }
+        let lines = text.split(separator: "\n")
+        guard lines.count >= 3, lines[0] == "cairn-state 1", lines[1].hasPrefix("cache "), lines[2].hasPrefix("alone ") else {
+            return Record(cache: "?", writtenAlone: true)  // damaged: trust nothing
+        }
+        return Record(cache: String(lines[1].dropFirst(6)), writtenAlone: lines[2] != "alone 0")
+    }
+
+    package func store(_ identity: DeviceIdentity, _ record: Record) throws(SystemError) {
+        try makeDirectories()
+        let name = file(identity)
+        let temporary = name + ".new"
+        let fd = try openFile(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: 0o600)
+        let text = Array("cairn-state 1\ncache \(record.cache)\nalone \(record.writtenAlone ? 1 : 0)\n".utf8)
+        let raw = fd.raw
+        let written = try system("writing \(temporary)") { write(raw, text, text.count) }
+        if written != text.count { throw SystemError("writing \(temporary)", ENOSPC) }
+        _ = try system("syncing \(temporary)") { fsync(raw) }
+        _ = try system("naming \(name)") { rename(temporary, name) }
+        let directory = try openFile(path, O_RDONLY | O_DIRECTORY)
+        let directoryFD = directory.raw
+        _ = try system("syncing \(path)") { fsync(directoryFD) }
+    }
+
+    private func makeDirectories() throws(SystemError) {
+        var built = path.hasPrefix("/") ? "" : "."
+        for part in path.split(separator: "/") {
+            built += "/" + part
+            if mkdir(built, 0o700) != 0 && errno != EEXIST && errno != EROFS { throw SystemError("making \(built)", errno) }
+        }
+    }
+}
