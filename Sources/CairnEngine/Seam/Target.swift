@@ -90,7 +90,7 @@ open class Target {
         throw TargetError("Target type does not support messages")
     }
     /// STATUSTYPE_INFO, without start, length and type.
-    open func status() -> String { "" }
+    open func status(_ name: (DeviceID) -> String) -> String { "" }
     /// STATUSTYPE_TABLE. `name` prints a device in the form that loads again.
     open func table(_ name: (DeviceID) -> String) -> String { "" }
     /// Allocation at a place: how far it reaches, and NBD's base:allocation bits (1 hole, 2 zero).
