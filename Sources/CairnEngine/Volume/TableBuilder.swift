@@ -82,7 +82,7 @@ extension Engine {
         switch try catalog(word) {
         case .host(let host, let writtenAlone):
             device = hostDevice(host)
-            if writtenAlone { device.writtenAlone = true }
+            device.writtenAlone = writtenAlone
         case .volume(let name):
             guard let below = self.volume(named: name) else {
                 throw TargetError("Device lookup failed: there is no volume \(name)", status: .noDevice)
