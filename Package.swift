@@ -18,7 +18,6 @@ let package = Package(
     targets: [
         // What the operating system and C libraries give. CCairn holds only what Swift cannot import.
         .systemLibrary(name: "CBlkid", pkgConfig: "blkid", providers: [.apt(["libblkid-dev"])]),
-        .systemLibrary(name: "CDevmapper", pkgConfig: "devmapper", providers: [.apt(["libdevmapper-dev"])]),
         .systemLibrary(name: "CIsal", pkgConfig: "libisal", providers: [.apt(["libisal-dev"])]),
         .target(name: "CCairn", linkerSettings: [.linkedLibrary("uring"), .linkedLibrary("devmapper")]),
 
@@ -40,12 +39,13 @@ let package = Package(
         .target(
             name: "CairnService",
             dependencies: [
-                "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnIO", "CairnExport", "CairnControl",
+                "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnIO", "CairnExport", "CairnControl", deque,
             ], swiftSettings: swift),
         .executableTarget(
             name: "cairn",
             dependencies: [
-                "CairnCore", "CairnFormats", "CairnIO", "CairnControl", "CairnService", "CCairn", "CDevmapper", "CBlkid",
+                "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnIO", "CairnControl", "CairnService", "CCairn",
+                "CBlkid",
             ], swiftSettings: swift),
 
         .testTarget(name: "CairnCoreTests", dependencies: ["CairnCore"], swiftSettings: swift),

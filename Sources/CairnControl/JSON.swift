@@ -13,6 +13,10 @@ package enum JSON: Equatable, Sendable {
     package struct Member: Equatable, Sendable {
         package let key: String
         package let value: JSON
+        package init(key: String, value: JSON) {
+            self.key = key
+            self.value = value
+        }
     }
 
     package static func dictionary(_ members: KeyValuePairs<String, JSON>) -> JSON {

@@ -193,7 +193,7 @@ enum Work {
 }
 
 /// The end of a control operation that was started with a ticket.
-public struct ControlResult {
+public struct ControlResult: Sendable {
     public let ticket: UInt64
     public let error: TargetError?
     /// `wait`: the volume's event number.

@@ -41,3 +41,18 @@ int cairn_ring_next(struct cairn_ring *ring, uint64_t *tag, int *result);
 int cairn_epoll_new(void);
 int cairn_epoll_set(int epoll, int what /* 1 add, 2 change, 3 remove */, int fd, int interest, uint64_t tag);
 int cairn_epoll_wait(int epoll, uint64_t *tags, int *readiness, int capacity, int milliseconds);
+
+// The command line, parsed by glibc's getopt_long, as dmsetup's is.
+struct cairn_option { const char *name; int takes_argument; int value; };
+int cairn_getopt(int argc, char **argv, const char *letters, const struct cairn_option *options, int count, const char **argument);
+int cairn_getopt_index(void);
+
+// Columns by libdevmapper's report engine. A row is an array of cells, one per field.
+struct cairn_field { const char *id; const char *heading; int width; int number; };
+struct cairn_cell { const char *text; uint64_t number; };
+int cairn_report(const struct cairn_field *fields, int field_count, const struct cairn_cell *cells, int row_count,
+                 const char *columns, const char *separator, unsigned flags, const char *sort, const char *selection);
+// The rows an expression selects: selected[i] becomes 0 or 1. 0 when the expression is wrong.
+int cairn_select(const struct cairn_field *fields, int field_count, const struct cairn_cell *cells, int row_count,
+                 const char *selection, unsigned char *selected);
+const char *cairn_library_version(void);

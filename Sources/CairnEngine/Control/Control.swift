@@ -170,6 +170,11 @@ extension Engine {
         events.append(EngineEvent(time: now, volume: volume.name, what: what, number: volume.eventNumber))
     }
 
+    /// Requests of one target, with their latencies.
+    public func statistics(of target: Target) -> IOStatistics? {
+        Int(target.handle) < targetSlots.count ? targetSlots[Int(target.handle)]?.statistics : nil
+    }
+
     // MARK: Clients
 
     /// A client opens the volume. A claimed or read-only volume is opened read-only.

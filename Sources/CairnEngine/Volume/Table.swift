@@ -93,6 +93,8 @@ public final class Table {
         self.readOnly = readOnly
     }
 
+    /// The devices in the order of the lines; one that is named twice stands twice.
+    public var devices: [LowerDevice] { uses.map(\.device) }
     public var size: Sectors { targets.last.map { $0.start + $0.length } ?? .zero }
 
     /// Index of the target that holds `sector`, which is below `size`.

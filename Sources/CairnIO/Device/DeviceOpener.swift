@@ -20,6 +20,12 @@ package struct OpenedDevice: ~Copyable, Sendable {
         self.key = key
         self.facts = facts
     }
+
+    /// Somebody else closes the descriptor from now on.
+    package consuming func keepOpen() {
+        let fd = fd
+        _ = fd.take()
+    }
 }
 
 /// Opens what a device word names. Blocks (disks spin up, libblkid scans): never called on the reactor.

@@ -14,6 +14,10 @@ package struct StateDirectory: Sendable {
     package struct Record: Equatable {
         package var cache: String
         package var writtenAlone: Bool
+        package init(cache: String, writtenAlone: Bool) {
+            self.cache = cache
+            self.writtenAlone = writtenAlone
+        }
     }
     package let path: String
 

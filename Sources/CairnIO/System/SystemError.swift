@@ -41,6 +41,8 @@ package struct OwnedFD: ~Copyable, Sendable {
     package init(_ raw: Int32) { self.raw = raw }
     deinit { _ = Glibc.close(raw) }
 
+    package consuming func close() {}
+
     /// Give the descriptor away; whoever takes it closes it.
     package consuming func take() -> Int32 {
         let raw = raw

@@ -1,0 +1,207 @@
+import CairnControl
+import CairnCore
+import CairnEngine
+import CairnIO
+import CairnTargets
+import Glibc
+
+/// create and load: open what the table names on this (control) thread, then hand the table to the engine.
+///
+/// State directory, in this order: (1) a device that has a record of a cache and is opened writable by a table that is
+/// not that cache is marked "written alone", synced, before the load is answered; (2) a cache's backing gets its record,
+/// synced, before the cache's table can go live; (3) the mark is cleared only after the cache has come up and dropped
+/// what it could not trust. A crash between any two leaves a mark too many, never one too few.
+extension Service {
+    struct Opened: Sendable {
+        var index: Int
+        var facts: HostDevice
+        var writtenAlone: Bool
+    }
+    enum Resolved: Sendable {
+        case host(Opened)
+        case volume(String)
+        case failure(TargetError)
+    }
+
+    func create(name: String, uuid: String, minor: UInt32?, table: String?, cwd: String, readOnly: Bool) throws(ControlError) {
+        let number = call { reactor -> Result<String, ControlError> in
+            do throws(TargetError) {
+                return .success("\(Volume.major):\(try reactor.engine.create(name: name, uuid: uuid, minor: minor).minor)")
+            } catch { return .failure(ControlError(error, stage: "create")) }
+        }
+        let devno = try number.get()
+        guard let table else { return }
+        do throws(ControlError) {
+            try load(name, table: table, cwd: cwd, readOnly: readOnly)
+            try resume(name, noflush: false)
+        } catch {
+            var error = error
+            error.devno = devno
+            call { reactor in
+                if let volume = reactor.engine.volume(named: name) {
+                    try? reactor.engine.remove(volume, deferred: true, ticket: 0)
+                }
+            }
+            throw error
+        }
+    }
+
+    func load(_ name: String, table: String, cwd: String, readOnly: Bool) throws(ControlError) {
+        try withLoading { () throws(ControlError) in
+            let lines: [TableLine]
+            do throws(TargetError) { lines = try TableLine.parse(table) } catch { throw ControlError(error, stage: "reload") }
+            let catalog = try resolveAll(lines, cwd: cwd, readOnly: readOnly)
+            defer { unpin(catalog) }
+            try perform("reload") { (reactor, ticket) throws(ControlError) in
+                let volume = try reactor.find(name)
+                do throws(TargetError) {
+                    try reactor.engine.load(volume, text: table, readOnly: readOnly, ticket: ticket) { (word) throws(TargetError) in
+                        switch catalog[word.raw] {
+                        case .host(let opened): return .host(opened.facts, writtenAlone: opened.writtenAlone)
+                        case .volume(let name): return .volume(name)
+                        case .failure(let error): throw error
+                        case nil: throw TargetError("Device lookup failed: \(word.text)", status: .noDevice)
+                        }
+                    }
+                } catch { throw ControlError(error, stage: "reload") }
+            }
+        }
+    }
+
+    func resume(_ name: String, noflush: Bool) throws(ControlError) {
+        try perform("resume") { (reactor, ticket) throws(ControlError) in
+            reactor.engine.resume(try reactor.find(name), noflush: noflush, ticket: ticket)
+        }
+        // The caches of the live table have come up: what they distrusted is gone.
+        let backings = call { reactor -> [DeviceIdentity] in
+            guard let table = reactor.engine.volume(named: name)?.live else { return [] }
+            return table.targets.filter { !$0.traits.stateless }.compactMap { target in
+                target.ranges.first.flatMap { reactor.engine.device($0.device) }?.identity
+            }
+        }
+        for identity in backings {
+            if let state, let record = state.record(identity), record.writtenAlone {
+                do throws(SystemError) { try state.store(identity, .init(cache: record.cache, writtenAlone: false)) } catch {
+                    log("\(error.sentence): the next open of the cache will drop its clean blocks again")
+                }
+            }
+        }
+    }
+
+    /// Replace the table by an error table of the same size (dmsetup's wipe_table and remove --force).
+    func wipe(_ name: String, noflush: Bool) throws(ControlError) {
+        let size = try call { reactor -> Result<UInt64, ControlError> in
+            do throws(ControlError) { return .success(try reactor.find(name).size.count) } catch { return .failure(error) }
+        }.get()
+        if size == 0 { return }
+        try load(name, table: "0 \(size) error", cwd: "/", readOnly: false)
+        try resume(name, noflush: noflush)
+    }
+
+    // MARK: Devices
+
+    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool) throws(ControlError) -> [String: Resolved] {
+        let (names, minors) = call { reactor in
+            (reactor.engine.volumes.map(\.name), reactor.engine.volumes.map { ($0.minor, $0.name) })
+        }
+        var catalog: [String: Resolved] = [:]
+        do throws(ControlError) {
+            for line in lines {
+                guard let type = allTargets.first(where: { $0.name == line.type }) else { continue }
+                for (position, index) in type.deviceWords(line.arguments).enumerated() where index < line.arguments.count {
+                    let raw = line.arguments[index].raw
+                    if catalog[raw] == nil { catalog[raw] = resolve(raw, cwd, names, minors, writable: !readOnly) }
+                    if case .host(var opened) = catalog[raw] {
+                        try remember(&opened, type, position, readOnly)
+                        catalog[raw] = .host(opened)
+                    }
+                }
+            }
+        } catch {
+            unpin(catalog)
+            throw error
+        }
+        return catalog
+    }
+
+    private func remember(_ opened: inout Opened, _ type: TargetType, _ position: Int, _ readOnly: Bool) throws(ControlError) {
+        guard let state else {
+            if type.claimsDevices {
+                throw ControlError(
+                    errno: ENOENT, reason: "there is no state directory", hint: "set CAIRN_STATE_DIR: a cache must be able to remember its backing")
+            }
+            return
+        }
+        let record = state.record(opened.facts.identity)
+        do throws(SystemError) {
+            if type.claimsDevices {
+                if position == 0 {
+                    opened.writtenAlone = record?.writtenAlone ?? false
+                    if record == nil { try state.store(opened.facts.identity, .init(cache: type.name, writtenAlone: false)) }
+                }
+            } else if let record, !record.writtenAlone, !readOnly, type.name != "error" {
+                try state.store(opened.facts.identity, .init(cache: record.cache, writtenAlone: true))
+            }
+        } catch {
+            throw ControlError(errno: error.errno, reason: error.sentence, hint: "the state directory must be writable", stage: "reload")
+        }
+    }
+
+    private func resolve(
+        _ raw: String, _ cwd: String, _ names: [String], _ minors: [(UInt32, String)], writable: Bool
+    ) -> Resolved {
+        do throws(TargetError) {
+            let word = try DeviceWord(raw)
+            switch word.place {
+            case .name(let name) where names.contains(name): return .volume(name)
+            case .path(let path) where path.hasPrefix("/dev/mapper/") && names.contains(String(path.dropFirst(12))):
+                return .volume(String(path.dropFirst(12)))
+            case .number(Volume.major, let minor):
+                guard let name = minors.first(where: { $0.0 == minor })?.1 else {
+                    throw TargetError("Device lookup failed: there is no volume \(Volume.major):\(minor)", status: .noDevice)
+                }
+                return .volume(name)
+            default:
+                let path = try DeviceOpener.path(of: word, cwd: cwd)
+                return .host(try open(word, path, writable: writable))
+            }
+        } catch { return .failure(error) }
+    }
+
+    /// The device once per engine: an open one is shared by reference. Pinned until the load has ended.
+    private func open(_ word: DeviceWord, _ path: String, writable: Bool) throws(TargetError) -> Opened {
+        var info = stat()
+        if stat(path, &info) == 0 {
+            let key: [UInt64] = info.st_mode & S_IFMT == S_IFBLK ? [1, UInt64(info.st_rdev)] : [2, UInt64(info.st_dev), UInt64(info.st_ino)]
+            let known = call { reactor -> Opened? in
+                guard let index = reactor.hosts.firstIndex(where: { $0?.key == key }), let host = reactor.hosts[index] else { return nil }
+                reactor.hosts[index]?.pins += 1
+                return Opened(index: index, facts: host.facts, writtenAlone: false)
+            }
+            if let known { return known }
+        }
+        let device = try DeviceOpener.open(word, path: path, writable: writable)
+        let file = HostFile(fd: device.fd.raw, isBlock: device.isBlock)
+        let key = device.key, facts = device.facts
+        let opened = call { reactor -> Opened in
+            let index = reactor.hosts.firstIndex { $0 == nil } ?? reactor.hosts.count
+            if index == reactor.hosts.count { reactor.hosts.append(nil) }
+            var facts = facts
+            facts.host = UInt32(index)
+            reactor.hosts[index] = Reactor.Host(file: file, key: key, facts: facts, pins: 1)
+            return Opened(index: index, facts: facts, writtenAlone: false)
+        }
+        device.keepOpen()
+        return opened
+    }
+
+    private func unpin(_ catalog: [String: Resolved]) {
+        let indices = catalog.values.compactMap { value in if case .host(let opened) = value { opened.index } else { nil } }
+        call { reactor in
+            for index in indices {
+                reactor.hosts[index]?.pins -= 1
+                reactor.closeIfIdle(index)
+            }
+        }
+    }
+}

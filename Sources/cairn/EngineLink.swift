@@ -1,0 +1,164 @@
+import CairnControl
+import CairnIO
+import Glibc
+
+/// The way from the command to the engine.
+struct EngineLink {
+    let directory: RuntimeDirectory
+    let name: String
+
+    init(_ arguments: Arguments) throws(Exit) {
+        name = arguments["engine"] ?? "default"
+        do throws(SystemError) {
+            directory = try RuntimeDirectory(option: arguments["runtime-dir"], engine: name)
+        } catch { throw commandFailed(error.sentence) }
+    }
+
+    /// One call; nil when no engine runs.
+    func call(_ verb: String, _ args: JSON = .object([])) throws(ControlError) -> JSON? {
+        var client: ControlClient
+        do throws(SystemError) { client = try ControlClient(directory) } catch {
+            if [ENOENT, ECONNREFUSED, ENOTDIR].contains(error.errno) { return nil }
+            throw ControlError(error)
+        }
+        return try client.call(verb, args)
+    }
+
+    /// Start an engine, detached, unless one runs; returns when it takes requests.
+    func startEngine(_ arguments: Arguments) throws(ControlError) {
+        for _ in 0..<50 {
+            if (try? ControlClient(directory)) != nil { return }
+            if !directory.isEngineRunning {
+                do throws(SystemError) {
+                    if try spawn(arguments) { return }
+                } catch { throw ControlError(error) }
+            }
+            usleep(20_000)  // another command is starting one, or one is going away
+        }
+        throw ControlError(errno: ETIMEDOUT, reason: "an engine holds \(directory.lockFile) but does not answer")
+    }
+
+    /// True when the engine has said it is ready; false when another won the race.
+    private func spawn(_ arguments: Arguments) throws(SystemError) -> Bool {
+        try directory.prepare()
+        var pipeEnds: [Int32] = [0, 0]
+        _ = try system("making a pipe") { pipe(&pipeEnds) }
+        let reading = OwnedFD(pipeEnds[0]), writing = OwnedFD(pipeEnds[1])
+        let log = try openFile(directory.log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, mode: 0o600)
+        let base = String(directory.path.dropLast(name.count + 1))
+        var words = ["cairn", "engine", "run", "--ready-fd", "3", "--engine", name, "--runtime-dir", base]
+        for option in ["io", "group", "memory", "max-volumes", "max-connections"] {
+            if let value = arguments[option] { words += ["--" + option, value] }
+        }
+        for listener in arguments.all("nbd") { words += ["--nbd", listener] }
+        _ = try spawnDetached(words, output: log.raw, ready: writing.raw)
+        writing.close()
+        let answer = trimmed(readToEnd(reading.raw))
+        if answer == "ok" { return true }
+        if answer.contains("another engine runs") { return false }
+        throw SystemError("the engine did not start: \(answer.isEmpty ? "see \(directory.log)" : answer)", EIO)
+    }
+}
+
+/// A device of the command line: by name, path, uuid or number.
+struct DeviceSpec {
+    var json: JSON
+    /// For dmsetup's error lines.
+    var name: String
+    var uuid: String
+
+    /// The operands as devices; without any, the one that -u or -j/-m name.
+    static func all(_ arguments: Arguments) throws(Exit) -> [DeviceSpec] {
+        let operands = arguments.operands
+        if !operands.isEmpty {
+            var specs: [DeviceSpec] = []
+            for word in operands { specs.append(try DeviceSpec(word)) }
+            return specs
+        }
+        return try fromOptions(arguments).map { [$0] } ?? []
+    }
+
+    static func fromOptions(_ arguments: Arguments) throws(Exit) -> DeviceSpec? {
+        if let uuid = arguments["uuid"] {
+            return DeviceSpec(json: .dictionary(["uuid": .string(uuid)]), name: "", uuid: uuid)
+        }
+        if arguments.has("major") || arguments.has("minor") {
+            guard let major = arguments["major"].flatMap(UInt64.init), let minor = arguments["minor"].flatMap(UInt64.init) else {
+                throw commandFailed("Please specify both major number and minor number.")
+            }
+            return DeviceSpec(json: .dictionary(["major": .unsigned(major), "minor": .unsigned(minor)]), name: "", uuid: "")
+        }
+        return nil
+    }
+
+    init(json: JSON, name: String, uuid: String) {
+        self.json = json
+        self.name = name
+        self.uuid = uuid
+    }
+
+    init(_ word: String) throws(Exit) {
+        var given = word
+        if word.contains("/") {
+            guard word.hasPrefix("/dev/mapper/"), word.utf8.count > 12 else { throw commandFailed("Device \(word) not found") }
+            given = String(word.dropFirst(12))
+            if given.contains("/") { throw commandFailed("Device \(word) not found") }
+        }
+        name = try checkedName(given)
+        uuid = ""
+        json = .dictionary(["name": .string(name)])
+    }
+
+    func with(_ more: KeyValuePairs<String, JSON>) -> JSON {
+        guard case .object(let members) = json else { return json }
+        return .object(members + more.map { .init(key: $0.key, value: $0.value) })
+    }
+}
+
+func checkedName(_ given: String) throws(Exit) -> String {
+    do throws(Names.Problem) {
+        if given.utf8.count > 127 { throw .tooLong }
+        return try Names.meaning(of: given, limit: 127)
+    } catch {
+        switch error {
+        case .tooLong:
+            throw given.utf8.count > 127
+                ? commandFailed("Name \"\(given)\" too long.") : commandFailed("Mangled form of the name too long for \"\(given)\".")
+        case .mixed:
+            throw commandFailed(
+                "The name \"\(given)\" contains mixed mangled and unmangled characters or it's already mangled improperly.")
+        }
+    }
+}
+
+/// dmsetup's line for a failed ioctl, then our reason, the hint, and `Command failed.`
+func ioctlFailed(_ verb: String, _ spec: DeviceSpec, _ error: ControlError) -> Exit {
+    if error.errno == ENOENT && error.stage.isEmpty && error.reason.hasPrefix("connecting") { return noEngine(verb, spec) }
+    let number = error.devno.isEmpty ? "" : "(\(error.devno))"
+    let middle = [spec.uuid, number].filter { !$0.isEmpty }.joined(separator: " ")
+    var line = "device-mapper: \(verb) ioctl on \(spec.name) \(middle) failed: \(errorText(error.errno))"
+    let silent = error.reason.isEmpty || error.reason == "there is no such volume" || error.errno == ENXIO && error.stage.isEmpty
+    if !silent { line += ": \(error.reason)" }
+    return commandFailed(line, error.hint)
+}
+
+func noEngine(_ verb: String, _ spec: DeviceSpec) -> Exit {
+    ioctlFailed(verb, spec, ControlError(errno: ENXIO, reason: ""))
+}
+
+extension EngineLink {
+    /// A call that needs a device; no engine means no such device.
+    func onDevice(_ ioctl: String, _ verb: String, _ spec: DeviceSpec, _ more: KeyValuePairs<String, JSON> = [:]) throws(Exit) -> JSON {
+        do throws(ControlError) {
+            guard let result = try call(verb, spec.with(more)) else { throw ControlError(errno: ENXIO, reason: "") }
+            return result
+        } catch { throw ioctlFailed(error.stage.isEmpty || error.stage == verb ? ioctl : error.stage, spec, error) }
+    }
+
+    /// All volumes; none when no engine runs.
+    func list() throws(Exit) -> [JSON] {
+        do throws(ControlError) { return try call("list")?["volumes"]?.array ?? [] } catch {
+            throw commandFailed("\(error.reason)", error.hint)
+        }
+    }
+}

@@ -1,0 +1,91 @@
+import CCairn
+import Glibc
+
+/// One option of the command. The table below feeds the parser, the usage text and the completions.
+struct Option {
+    let name: String
+    let letter: Character?
+    /// What its argument is called; nil: it takes none.
+    let argument: String?
+    let help: String
+    init(_ name: String, _ letter: Character? = nil, _ argument: String? = nil, _ help: String = "") {
+        self.name = name
+        self.letter = letter
+        self.argument = argument
+        self.help = help
+    }
+}
+
+let optionTable: [Option] = [
+    Option("help", "h", nil, "print usage"), Option("version", nil, nil, "print versions"),
+    Option("verbose", "v", nil, "say more; repeatable"), Option("force", "f", nil, "try harder"),
+    Option("yes", "y", nil, "answer yes to every question"), Option("readonly", "r", nil, "load the table read-only"),
+    Option("noflush", nil, nil, "do not flush; wait for nothing"), Option("nolockfs", nil, nil, "accepted; there is no filesystem to freeze"),
+    Option("inactive", nil, nil, "report on the inactive slot"), Option("retry", nil, nil, "remove: try for 5 s while the volume is open"),
+    Option("deferred", nil, nil, "remove when the last user closes it"), Option("columns", "c", nil, "columns"), Option("Columns", "C", nil, ""),
+    Option("options", "o", "LIST", "fields, or tree, ls and deps options, or json"), Option("sort", "O", "LIST", "sort keys"),
+    Option("select", "S", "EXPR", "choose volumes by a selection expression"), Option("nameprefixes", nil, nil, "DM_FIELD='value'"),
+    Option("noheadings", nil, nil, "no heading; fields separated by :"), Option("separator", nil, "STRING", "field separator"),
+    Option("rows", nil, nil, "one line per field"), Option("unquoted", nil, nil, "no quotes with --nameprefixes"),
+    Option("unbuffered", nil, nil, ""), Option("table", nil, "TABLE", "the table"), Option("notable", "n", nil, "create without a table; no-act for wipe"),
+    Option("concise", nil, nil, "one line per volume"), Option("persistent", nil, nil, "paths that survive a boot"),
+    Option("target", nil, "TYPE", "only this target type"), Option("exec", nil, "COMMAND", "run COMMAND for each volume"),
+    Option("tree", nil, nil, "as a tree"), Option("showkeys", nil, nil, ""), Option("setuuid", nil, nil, "rename: set the uuid"),
+    Option("uuid", "u", "UUID", "the volume by uuid, or the new one's"), Option("major", "j", "N", ""), Option("minor", "m", "N", ""),
+    Option("foreground", nil, nil, "keep the engine in the terminal"), Option("nbd", nil, "unix:PATH|tcp:HOST:PORT", "one more listener"),
+    Option("engine", nil, "NAME", "the engine's name"), Option("runtime-dir", nil, "DIR", "where engines keep their sockets"),
+    Option("io", nil, "auto|ring|threads", "how the engine does device I/O"), Option("group", nil, "GID", "group that may use the sockets"),
+    Option("ready-fd", nil, "N", ""), Option("max-volumes", nil, "N", ""), Option("max-connections", nil, "N", ""), Option("memory", nil, "MIB", ""),
+    Option("follow", nil, nil, "keep printing events"), Option("backing", nil, "DEVICE", "the device that is cached"),
+    Option("blocksize", nil, "SECTORS", "cache block: 1 ... 256, a power of two"), Option("assoc", nil, "N", "additional buckets probed"),
+    Option("label", nil, "TEXT", ""), Option("types", "t", "LIST", "only these signature types"), Option("no-act", nil, nil, "change nothing"),
+    Option("json", nil, nil, "JSON output"), Option("noudevsync", nil, nil, ""), Option("noudevrules", nil, nil, ""),
+    Option("udevcookie", nil, "COOKIE", ""), Option("checks", nil, nil, ""), Option("noopencount", nil, nil, ""), Option("verifyudev", nil, nil, ""),
+    Option("addnodeoncreate", nil, nil, ""), Option("addnodeonresume", nil, nil, ""), Option("manglename", nil, "none|hex|auto", ""),
+    Option("readahead", nil, "SECTORS", ""), Option("uid", "U", "UID", ""), Option("gid", "G", "GID", ""), Option("mode", "M", "MODE", ""),
+    Option("count", nil, "N", ""), Option("interval", nil, "SECONDS", ""),
+]
+
+/// The parsed command line.
+struct Arguments {
+    var values: [String: [String]] = [:]
+    var words: [String] = []
+
+    func has(_ name: String) -> Bool { values[name] != nil }
+    subscript(_ name: String) -> String? { values[name]?.last }
+    func all(_ name: String) -> [String] { values[name] ?? [] }
+    var verbosity: Int { values["verbose"]?.count ?? 0 }
+    /// The words after the verb.
+    var operands: [String] { Array(words.dropFirst()) }
+}
+
+/// glibc's getopt_long: permutation, unique abbreviations, its own messages. nil when it complained.
+func parseArguments() -> Arguments? {
+    var letters = ""
+    var structs: [cairn_option] = []
+    var names: [UnsafeMutablePointer<CChar>?] = []
+    for (index, option) in optionTable.enumerated() {
+        let name = strdup(option.name)
+        names.append(name)
+        structs.append(cairn_option(name: name, takes_argument: option.argument == nil ? 0 : 1, value: Int32(1000 + index)))
+        if let letter = option.letter { letters += String(letter) + (option.argument == nil ? "" : ":") }
+    }
+    defer { for name in names { free(name) } }
+    var result = Arguments()
+    // The process's own argv, permuted in place: its first word is what getopt's messages begin with.
+    let argv = CommandLine.unsafeArgv, argc = CommandLine.argc
+    while true {
+        var argument: UnsafePointer<CChar>?
+        let code = cairn_getopt(argc, argv, letters, structs, Int32(structs.count), &argument)
+        if code == -1 { break }
+        if code == Int32(UInt8(ascii: "?")) { return nil }
+        let option: Option? = code >= 1000
+            ? optionTable[Int(code) - 1000]
+            : optionTable.first { $0.letter?.asciiValue == UInt8(truncatingIfNeeded: code) }
+        guard let option else { return nil }
+        let name = option.name == "Columns" ? "columns" : option.name
+        result.values[name, default: []].append(argument.map { String(cString: $0) } ?? "")
+    }
+    for index in Int(cairn_getopt_index())..<Int(argc) { if let word = argv[index] { result.words.append(String(cString: word)) } }
+    return result
+}
