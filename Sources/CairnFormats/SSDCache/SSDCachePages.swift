@@ -1,0 +1,118 @@
+import CairnCore
+
+/// An entry page, 4096 bytes:
+///
+///     0  4 magic "cEnt"   4  4 crc32c of the page, this field zero   8 16 uuid of the cache
+///     24 8 epoch          32 8 sequence                              40 8 page number      48 16 zero
+///     64 … records: 8 block number + 1 (0: free), 2 use count, 6 zero, valid bitmap, dirty bitmap
+package enum SSDCacheEntryPage {
+    private static let magic: UInt32 = 0x746E_4563
+
+    package enum Header: Equatable {
+        /// Never written (all zero) or of another epoch.
+        case empty
+        case valid(sequence: UInt64)
+        /// Torn, rotten or foreign: nothing of this page is trusted.
+        case damaged
+    }
+
+    package static func header(_ bytes: UnsafeRawBufferPointer, uuid: [UInt8], epoch: UInt64, page: UInt64) -> Header {
+        guard bytes.count >= 4096 else { return .damaged }
+        let whole = UnsafeRawBufferPointer(rebasing: bytes[..<4096])
+        let r = ByteReader(RawSpan(_unsafeBytes: whole))
+        guard let found = try? r.load(UInt32.self, at: 0), let sum = try? r.load(UInt32.self, at: 4),
+            let itsUUID = try? r.array(at: 8, count: 16), let itsEpoch = try? r.load(UInt64.self, at: 24),
+            let sequence = try? r.load(UInt64.self, at: 32), let number = try? r.load(UInt64.self, at: 40)
+        else { return .damaged }
+        if found == 0 && whole.allSatisfy({ $0 == 0 }) { return .empty }
+        let zero: [UInt8] = [0, 0, 0, 0]
+        var crc = crc32c(UnsafeRawBufferPointer(rebasing: whole[..<4]))
+        crc = zero.withUnsafeBytes { crc32c($0, seed: crc) }
+        crc = crc32c(UnsafeRawBufferPointer(rebasing: whole[8...]), seed: crc)
+        guard found == magic, crc == sum, itsUUID == uuid, number == page else { return .damaged }
+        return itsEpoch == epoch ? .valid(sequence: sequence) : .empty
+    }
+
+    package static func begin(_ bytes: UnsafeMutableRawBufferPointer, uuid: [UInt8], epoch: UInt64, sequence: UInt64, page: UInt64) {
+        let w = ByteWriter(bytes)
+        w.clear()
+        w.store(magic, at: 0)
+        w.store(uuid, at: 8)
+        w.store(epoch, at: 24)
+        w.store(sequence, at: 32)
+        w.store(page, at: 40)
+    }
+
+    /// One record; `valid` are 64-bit words of the bitmap.
+    package static func store(
+        _ bytes: UnsafeMutableRawBufferPointer, _ layout: SSDCacheLayout, index: Int, block: UInt64, count: UInt16,
+        valid: UnsafePointer<UInt64>
+    ) {
+        let w = ByteWriter(bytes)
+        let at = SSDCacheLayout.pageHeader + index * layout.recordBytes
+        w.store(block + 1, at: at)
+        w.store(count, at: at + 8)
+        for word in 0..<(layout.bitmapBytes / 8) { w.store(valid[word], at: at + 16 + word * 8) }
+    }
+
+    package static func seal(_ bytes: UnsafeMutableRawBufferPointer) {
+        let w = ByteWriter(bytes)
+        w.store(UInt32(0), at: 4)
+        w.store(crc32c(UnsafeRawBufferPointer(bytes)), at: 4)
+    }
+
+    /// The record at `index` of a page whose header is valid: nil when it is free. `valid` gets the bitmap's words.
+    package static func load(
+        _ bytes: UnsafeRawBufferPointer, _ layout: SSDCacheLayout, index: Int, valid: UnsafeMutablePointer<UInt64>
+    ) -> (block: UInt64, count: UInt16)? {
+        let at = SSDCacheLayout.pageHeader + index * layout.recordBytes
+        let r = ByteReader(RawSpan(_unsafeBytes: bytes))
+        guard let key = try? r.load(UInt64.self, at: at), key > 0, let count = try? r.load(UInt16.self, at: at + 8) else { return nil }
+        for word in 0..<(layout.bitmapBytes / 8) {
+            guard let bits = try? r.load(UInt64.self, at: at + 16 + word * 8) else { return nil }
+            valid[word] = bits
+        }
+        return (key - 1, count)
+    }
+}
+
+/// A block of the doubt bitmap, 4096 bytes: entry pages whose set bit says "what stands here may be older than the
+/// backing". A block that does not check out means: all of its pages are in doubt.
+///
+///     0 4 magic "cDbt"   4 4 crc32c   8 16 uuid   24 8 epoch   32 8 block number   40 24 zero   64 … bits
+package enum SSDCacheDoubtBlock {
+    private static let magic: UInt32 = 0x7462_4463
+
+    package static func encode(_ bytes: UnsafeMutableRawBufferPointer, uuid: [UInt8], epoch: UInt64, block: UInt64, bits: (Int) -> Bool) {
+        let w = ByteWriter(bytes)
+        w.clear()
+        w.store(magic, at: 0)
+        w.store(uuid, at: 8)
+        w.store(epoch, at: 24)
+        w.store(block, at: 32)
+        for bit in 0..<Int(SSDCacheLayout.bitsPerBitmapBlock) where bits(bit) { bytes[64 + bit / 8] |= 1 << UInt8(bit % 8) }
+        w.store(crc32c(UnsafeRawBufferPointer(bytes)), at: 4)
+    }
+
+    /// Calls `inDoubt` for each set bit; all of them when the block is damaged. A block of another epoch has none, and so
+    /// has one that was never written.
+    package static func decode(_ bytes: UnsafeRawBufferPointer, uuid: [UInt8], epoch: UInt64, block: UInt64, inDoubt: (Int) -> Void) {
+        let r = ByteReader(RawSpan(_unsafeBytes: bytes))
+        if bytes.count >= 4096, bytes[..<4096].allSatisfy({ $0 == 0 }) { return }
+        var good = false
+        if bytes.count >= 4096, let found = try? r.load(UInt32.self, at: 0), found == magic, let sum = try? r.load(UInt32.self, at: 4),
+            let itsUUID = try? r.array(at: 8, count: 16), itsUUID == uuid, let itsEpoch = try? r.load(UInt64.self, at: 24),
+            let number = try? r.load(UInt64.self, at: 32), number == block
+        {
+            let zero: [UInt8] = [0, 0, 0, 0]
+            var crc = crc32c(UnsafeRawBufferPointer(rebasing: bytes[..<4]))
+            crc = zero.withUnsafeBytes { crc32c($0, seed: crc) }
+            crc = crc32c(UnsafeRawBufferPointer(rebasing: bytes[8..<4096]), seed: crc)
+            good = crc == sum
+            if good && itsEpoch != epoch { return }
+        }
+        for bit in 0..<Int(SSDCacheLayout.bitsPerBitmapBlock) where !good || bytes[64 + bit / 8] & 1 << UInt8(bit % 8) != 0 {
+            inDoubt(bit)
+        }
+    }
+}

@@ -1,0 +1,98 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+
+/// postsuspend: let background operations end, commit every page, look at the backing, write "clean" twice.
+struct SSDCacheClosing {
+    enum Step { case committing, facts, identity, writeB, flushB, writeA, flushA }
+    var step = Step.committing
+    var pending = 0
+    var failed = false
+    var firstMiB: UInt32 = 0
+    var lastMiB: UInt32 = 0
+}
+
+extension SSDCacheTarget {
+    func advanceClosing(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let c = closing, c.step == .committing else { return }
+        if c.failed {
+            return endClosing(TargetError("writing the cache's metadata failed; it stays marked as in use", status: .io), &actions)
+        }
+        if activeOps > 0 || !ranges_.isEmpty || round != nil || commit != nil || !markQueue.isEmpty { return }
+        if pages.contains(where: \.stale) {
+            startCommit(now, &actions)
+            return  // without memory the timer tries again
+        }
+        closing?.step = .facts
+        closing?.pending = 2
+        let length = min(backing.size.bytes.count, 1 << 20)
+        read(0, length, 0, &actions)
+        read(backing.size.bytes.count - length, length, 1, &actions)
+    }
+
+    private func read(_ offset: UInt64, _ length: UInt64, _ tag: UInt64, _ actions: inout ActionList) {
+        guard closing != nil else { return }
+        guard let buffer = arena.allocate(Int(length), for: .metadata) else {
+            return endClosing(TargetError("there is no memory to close the cache", status: .noMemory), &actions)
+        }
+        emit(
+            .submit(
+                SubOperation(
+                    device: backing.id, operation: .read, sector: Bytes(offset).sectors, count: Sectors(length / 512), buffer: buffer,
+                    token: Token.make(Token.closing, tag))), &actions)
+    }
+
+    func closingDone(_ tag: UInt64, _ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        defer { if operation.operation != .flush { arena.release(operation.buffer) } }
+        guard let c = closing else { return }
+        if !status.isOK {
+            return endClosing(TargetError("closing the cache failed (errno \(status.errno))", status: status), &actions)
+        }
+        closing?.pending -= 1
+        switch c.step {
+        case .facts:
+            let crc = crc32c(UnsafeRawBufferPointer(arena.bytes(operation.buffer)))
+            if tag == 0 { closing?.firstMiB = crc } else { closing?.lastMiB = crc }
+            if closing?.pending == 0 {
+                closing?.step = .identity
+                emit(.identify(backing.id), &actions)
+            }
+        case .writeB: flush(.flushB, &actions)
+        case .flushB: write(.writeA, SSDCacheLayout.superblockA, &actions)
+        case .writeA: flush(.flushA, &actions)
+        case .flushA: endClosing(nil, &actions)
+        case .committing, .identity: break
+        }
+    }
+
+    func closingIdentified(_ identity: DeviceIdentity, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let c = closing else { return }
+        superblock?.state = .clean
+        superblock?.sequence += 1
+        superblock?.closeFacts = .init(modified: identity.modified, firstMiB: c.firstMiB, lastMiB: c.lastMiB)
+        write(.writeB, SSDCacheLayout.superblockB, &actions)
+    }
+
+    private func write(_ step: SSDCacheClosing.Step, _ offset: UInt64, _ actions: inout ActionList) {
+        guard let superblock, let buffer = arena.allocate(4096, for: .metadata) else {
+            return endClosing(TargetError("there is no memory to close the cache", status: .noMemory), &actions)
+        }
+        superblock.encode(into: arena.bytes(buffer))
+        closing?.step = step
+        emit(
+            .submit(
+                SubOperation(
+                    device: cache.id, operation: .write, sector: Bytes(offset).sectors, count: Sectors(8), buffer: buffer,
+                    token: Token.make(Token.closing, 0))), &actions)
+    }
+
+    private func flush(_ step: SSDCacheClosing.Step, _ actions: inout ActionList) {
+        closing?.step = step
+        emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.closing, 0))), &actions)
+    }
+
+    private func endClosing(_ error: TargetError?, _ actions: inout ActionList) {
+        closing = nil
+        if let error { emit(.phaseFailed(error), &actions) } else { emit(.phaseDone, &actions) }
+    }
+}

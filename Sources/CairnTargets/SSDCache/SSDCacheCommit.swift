@@ -1,0 +1,260 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+
+/// Doubt marks and commits; the order of writes stands at the top of SSDCacheTarget.swift. The bitmap has one writer at a
+/// time, a mark round or the last step of a commit, so that a bit can never be cleared after it was set again.
+
+struct SSDCacheMarkRound {
+    var waiters: [SSDCacheWaiter]
+    var pages: [Int]
+    var buffers: [Buffer] = []
+    var pending = 0
+    var flushing = false
+    var failed = IOStatus.ok
+}
+
+struct SSDCacheCommit {
+    enum Step { case flushing, writingPages, flushingPages, clearing }
+    struct Item {
+        let page: Int
+        let changes: UInt32
+        let copy: UInt8
+        /// Slots the snapshot calls valid.
+        var valid: [Bool]
+    }
+    var step = Step.flushing
+    var items: [Item]
+    var buffers: [Buffer]
+    var pending = 0
+    var failed = false
+}
+
+extension SSDCacheTarget {
+    static let pagesPerCommit = 64
+
+    func armCommit(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if commitArmed { return }
+        commitArmed = true
+        emit(.arm(timer: Self.commitTimer, at: now + Self.commitDelay), &actions)
+    }
+
+    // MARK: Marks
+
+    func startMarkRound(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if bitmapBusy || markQueue.isEmpty { return }
+        var wanted: [Int] = []
+        for page in markPages.sorted() where page != wanted.last && !pages[page].inDoubt { wanted.append(page) }
+        var next = SSDCacheMarkRound(waiters: markQueue, pages: wanted)
+        if !wanted.isEmpty {
+            let blocks = bitmapBlocks(wanted)
+            guard let buffers = encodeBitmap(blocks, setting: wanted, clearing: []) else {
+                commitArmed = false
+                return armCommit(now, &actions)  // memory is short: the timer tries again
+            }
+            next.buffers = buffers
+            next.pending = blocks.count
+            tally.metadataBytes += UInt64(blocks.count) * 4096
+        }
+        markQueue.removeAll()
+        markPages.removeAll()
+        tally.marks += 1
+        bitmapBusy = true
+        round = next
+        if next.pending == 0 { return endMarkRound(.ok, now, &actions) }
+        for (block, buffer) in zip(bitmapBlocks(wanted), next.buffers) {
+            write(buffer, at: SSDCacheLayout.bitmapOffset + UInt64(block) * 4096, Token.make(Token.mark, 0), &actions)
+        }
+    }
+
+    func markDone(_ value: UInt64, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard var current = round else { return }
+        if !status.isOK { current.failed = current.failed.joined(status) }
+        current.pending -= 1
+        round = current
+        if current.pending > 0 { return }
+        if current.flushing || !current.failed.isOK { return endMarkRound(current.failed, now, &actions) }
+        round?.flushing = true
+        round?.pending = 1
+        emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.mark, 1))), &actions)
+    }
+
+    private func endMarkRound(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let done = round else { return }
+        for buffer in done.buffers { arena.release(buffer) }
+        round = nil
+        bitmapBusy = false
+        if status.isOK {
+            for page in done.pages {
+                pages[page].inDoubt = true
+                pages[page].stale = true
+                pages[page].changes &+= 1
+            }
+        } else {
+            tally.cacheErrors += 1
+        }
+        for waiter in done.waiters {
+            switch waiter {
+            case .operation(let id): marked(id, status, now, &actions)
+            case .range(let piece): rangeMarked(piece, status, &actions)
+            }
+        }
+        armCommit(now, &actions)
+        startMarkRound(now, &actions)
+    }
+
+    private func bitmapBlocks(_ list: [Int]) -> [Int] {
+        var blocks: [Int] = []
+        for page in list {
+            let block = page / Int(SSDCacheLayout.bitsPerBitmapBlock)
+            if blocks.last != block { blocks.append(block) }
+        }
+        return blocks
+    }
+
+    /// Images of bitmap blocks; nil when memory is short.
+    private func encodeBitmap(_ blocks: [Int], setting: [Int], clearing: [Int]) -> [Buffer]? {
+        guard let superblock else { return nil }
+        var set = Set(setting)
+        let clear = Set(clearing)
+        set.subtract(clear)
+        var buffers: [Buffer] = []
+        for block in blocks {
+            guard let buffer = arena.allocate(4096, for: .metadata) else {
+                for buffer in buffers { arena.release(buffer) }
+                return nil
+            }
+            let base = block * Int(SSDCacheLayout.bitsPerBitmapBlock)
+            SSDCacheDoubtBlock.encode(arena.bytes(buffer), uuid: superblock.uuid, epoch: superblock.epoch, block: UInt64(block)) { bit in
+                let page = base + bit
+                return page < pages.count && (pages[page].inDoubt && !clear.contains(page) || set.contains(page))
+            }
+            buffers.append(buffer)
+        }
+        return buffers
+    }
+
+    private func write(_ buffer: Buffer, at offset: UInt64, _ token: UInt64, _ actions: inout ActionList) {
+        emit(
+            .submit(
+                SubOperation(
+                    device: cache.id, operation: .write, sector: Bytes(offset).sectors, count: Sectors(UInt64(buffer.length) / 512),
+                    buffer: buffer, token: token)), &actions)
+    }
+
+    // MARK: Commit
+
+    /// Begin a commit of some stale pages, if none is under way.
+    func startCommit(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard commit == nil, superblock?.state == .inUse else { return }
+        var items: [SSDCacheCommit.Item] = []
+        var buffers: [Buffer] = []
+        for page in pages.indices where pages[page].stale {
+            guard let buffer = arena.allocate(4096, for: .metadata) else { break }
+            buffers.append(buffer)
+            items.append(snapshot(page, buffer))
+            if items.count == Self.pagesPerCommit { break }
+        }
+        if items.isEmpty {
+            if pages.contains(where: \.stale) { armCommit(now, &actions) }
+            return
+        }
+        tally.commits += 1
+        commit = SSDCacheCommit(items: items, buffers: buffers, pending: 2)
+        for device in [backing.id, cache.id] {
+            emit(.submit(SubOperation(device: device, operation: .flush, token: Token.make(Token.commit, 0))), &actions)
+        }
+    }
+
+    /// The page as it is now. From here on its valid entries count as being on disk.
+    private func snapshot(_ page: Int, _ buffer: Buffer) -> SSDCacheCommit.Item {
+        guard let superblock else { preconditionFailure("a commit without a superblock") }
+        pageSequence += 1
+        let bytes = arena.bytes(buffer), perPage = Int(layout.slotsPerPage), base = page * perPage
+        SSDCacheEntryPage.begin(
+            bytes, uuid: superblock.uuid, epoch: superblock.epoch, sequence: superblock.generation << 32 | pageSequence, page: UInt64(page))
+        var valid = [Bool](repeating: false, count: perPage)
+        for i in 0..<min(perPage, slots.count - base) where slots.keys[base + i] != 0 && !slots.isEmpty(base + i) {
+            valid[i] = true
+            slots.onDisk[base + i] = true
+            SSDCacheEntryPage.store(
+                bytes, layout, index: i, block: slots.keys[base + i] - 1, count: slots.uses[base + i], valid: slots.words(of: base + i))
+        }
+        SSDCacheEntryPage.seal(bytes)
+        return SSDCacheCommit.Item(page: page, changes: pages[page].changes, copy: pages[page].nextCopy, valid: valid)
+    }
+
+    func commitDone(_ value: UInt64, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if !status.isOK { commit?.failed = true }
+        commit?.pending -= 1
+        guard let current = commit, current.pending == 0 else { return }
+        if current.failed { return endCommit(false, now, &actions) }
+        switch current.step {
+        case .flushing:
+            commit?.step = .writingPages
+            commit?.pending = current.items.count
+            tally.metadataBytes += UInt64(current.items.count) * 4096
+            for (item, buffer) in zip(current.items, current.buffers) {
+                write(buffer, at: layout.pageOffset(UInt64(item.page), copy: UInt64(item.copy)), Token.make(Token.commit, 0), &actions)
+            }
+        case .writingPages:
+            commit?.step = .flushingPages
+            commit?.pending = 1
+            emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.commit, 0))), &actions)
+        case .flushingPages: pagesAreDurable(now, &actions)
+        case .clearing:
+            bitmapBusy = false
+            endCommit(true, now, &actions)
+            startMarkRound(now, &actions)
+        }
+    }
+
+    /// The new copies count. Clear the doubt of those that nothing has changed since.
+    private func pagesAreDurable(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let current = commit else { return }
+        for buffer in current.buffers { arena.release(buffer) }
+        commit?.buffers = []
+        var settled: [Int] = []
+        for item in current.items {
+            pages[item.page].nextCopy = 1 - item.copy
+            pages[item.page].damaged &= ~(1 << item.copy)
+            guard pages[item.page].changes == item.changes else { continue }
+            let base = item.page * Int(layout.slotsPerPage)
+            for (i, valid) in item.valid.enumerated() where base + i < slots.count { slots.onDisk[base + i] = valid }
+            pages[item.page].stale = pages[item.page].damaged != 0
+            if pages[item.page].inDoubt { settled.append(item.page) }
+        }
+        if settled.isEmpty { return endCommit(true, now, &actions) }
+        // A mark round has the bitmap: leave the bits set, the pages come again.
+        if bitmapBusy {
+            for page in settled { pages[page].stale = true }
+            return endCommit(true, now, &actions)
+        }
+        let blocks = bitmapBlocks(settled)
+        guard let buffers = encodeBitmap(blocks, setting: [], clearing: settled) else {
+            for page in settled { pages[page].stale = true }
+            return endCommit(true, now, &actions)
+        }
+        for page in settled { pages[page].inDoubt = false }
+        bitmapBusy = true
+        commit?.step = .clearing
+        commit?.buffers = buffers
+        commit?.pending = blocks.count
+        tally.metadataBytes += UInt64(blocks.count) * 4096
+        for (block, buffer) in zip(blocks, buffers) {
+            write(buffer, at: SSDCacheLayout.bitmapOffset + UInt64(block) * 4096, Token.make(Token.commit, 0), &actions)
+        }
+    }
+
+    private func endCommit(_ good: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let current = commit else { return }
+        for buffer in current.buffers { arena.release(buffer) }
+        if current.step == .clearing && !good { bitmapBusy = false }
+        commit = nil
+        if !good {
+            tally.cacheErrors += 1
+            closing?.failed = true
+        }
+        if pages.contains(where: \.stale) { armCommit(now, &actions) }
+    }
+}

@@ -1,0 +1,478 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+
+/// A piece of a request on one block. Operations of a block form a chain in order of arrival: each owns its sectors, so
+/// a late end can never undo what a later operation did.
+struct SSDCacheOperation {
+    enum Phase { case free, waiting, readingCache, readingBacking, marking, populating, writing }
+    var phase = Phase.free
+    var isWrite = false
+    var piece: Piece
+    var block: UInt64 = 0
+    var first = 0
+    var count = 0
+    var slot: Int32 = -1
+    /// The rest of the chain.
+    var next: Int32 = -1
+    /// A write had to wait for these sectors.
+    var waited = false
+    /// A read whose data must not reach the cache any more.
+    var stale = false
+    var answered = false
+    /// A write that also goes to the slot.
+    var copies = false
+    var retained = false
+    var pending = 0
+    var failed = false
+
+    func overlaps(_ other: SSDCacheOperation) -> Bool { first < other.first + other.count && other.first < first + count }
+    func overlaps(_ range: SSDCacheRange, _ blockSectors: UInt64) -> Bool {
+        let start = block * blockSectors + UInt64(first)
+        return start < range.piece.sector.count + range.piece.count.count && range.piece.sector.count < start + UInt64(count)
+    }
+}
+
+/// A discard or write-zeroes over many blocks. Waits for what is in flight in its range; what comes later waits for it.
+struct SSDCacheRange {
+    let piece: Piece
+    var started = false
+}
+
+enum SSDCacheWaiter {
+    case operation(Int32)
+    case range(PieceID)
+}
+
+extension SSDCacheTarget {
+    // MARK: Arrival
+
+    func arrived(_ piece: Piece, _ now: Nanoseconds, _ actions: inout ActionList) {
+        switch piece.operation {
+        case .flush: emit(.remap(piece.id, backing.id, .zero), &actions)
+        case .discard, .writeZeroes:
+            ranges_.append(SSDCacheRange(piece: piece))
+            startRanges(now, &actions)
+        case .read, .write:
+            if activeOps >= Self.maximumOperations || !backlog.isEmpty { return backlog.append(piece) }
+            accept(piece, now, &actions)
+        }
+    }
+
+    func accept(_ piece: Piece, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let block = piece.sector.count / layout.blockSectors
+        var op = SSDCacheOperation(piece: piece)
+        op.isWrite = piece.operation == .write
+        op.block = block
+        op.first = Int(piece.sector.count % layout.blockSectors)
+        op.count = Int(piece.count.count)
+        op.phase = .waiting
+        let id = freeOps.popLast() ?? Int32(ops.count)
+        if Int(id) == ops.count { ops.append(op) } else { ops[Int(id)] = op }
+        activeOps += 1
+        append(id, to: block)
+        tryStart(id, now, &actions)
+    }
+
+    private func append(_ id: Int32, to block: UInt64) {
+        var last = index[block]
+        if last < 0 {
+            index[block] = id
+            return
+        }
+        while ops[Int(last)].next >= 0 { last = ops[Int(last)].next }
+        ops[Int(last)].next = id
+    }
+
+    /// Start an operation unless an earlier one of its block, or a range, has its sectors.
+    private func tryStart(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        for range in ranges_ where op.overlaps(range, layout.blockSectors) { return }
+        var busy = false
+        var earlier = index[op.block]
+        while earlier >= 0 && earlier != id {
+            let other = ops[Int(earlier)]
+            if op.overlaps(other) {
+                if op.isWrite {
+                    if other.isWrite || other.phase == .populating || other.phase == .readingCache || other.phase == .marking {
+                        ops[Int(id)].waited = true
+                        busy = true
+                    } else {
+                        ops[Int(earlier)].stale = true
+                    }
+                } else if other.isWrite || other.phase == .populating || other.phase == .marking {
+                    busy = true
+                }
+            }
+            earlier = other.next
+        }
+        if op.isWrite { if !busy { startWrite(id, now, &actions) } } else { startRead(id, busy: busy, &actions) }
+    }
+
+    // MARK: Lookup
+
+    func find(_ block: UInt64) -> Int? {
+        var bucket = placement.first(block)
+        for probe in 0...settings.associativity {
+            let base = Int(bucket) * 16
+            for slot in base..<(base + 16) where slots.keys[slot] == block + 1 { return slot }
+            if probe < settings.associativity { bucket = placement.next(bucket, block) }
+        }
+        return nil
+    }
+
+    /// A slot for a block that has none: a free one, or by eviction of an entry that nobody uses.
+    private func allocate(_ block: UInt64, mayEvict: Bool) -> Int? {
+        var victim: Int?
+        var bucket = placement.first(block)
+        for probe in 0...settings.associativity {
+            let base = Int(bucket) * 16
+            for slot in base..<(base + 16) where slots.references[slot] == 0 {
+                if slots.keys[slot] == 0 { return take(slot, block) }
+                if mayEvict, victim.map({ isBetterVictim(slot, $0) }) ?? true { victim = slot }
+            }
+            if probe < settings.associativity { bucket = placement.next(bucket, block) }
+        }
+        guard mayEvict, let victim else { return nil }
+        if settings.strategy == .ours { age(block) }
+        tally.evictions += 1
+        changed(victim)
+        return take(victim, block)
+    }
+
+    private func take(_ slot: Int, _ block: UInt64) -> Int {
+        slots.assign(slot, block: block)
+        slots.touch(slot)
+        bucketExists[slot / 16] = true
+        return slot
+    }
+
+    private func isBetterVictim(_ a: Int, _ b: Int) -> Bool {
+        switch settings.strategy {
+        case .lru: slots.times[a] <= slots.times[b]
+        case .lfu: slots.uses[a] <= slots.uses[b]
+        // Ours: few uses first, then the longest unused; uses are halved as evictions go by, so old fame fades.
+        case .ours: (min(slots.uses[a], 3), slots.times[a]) < (min(slots.uses[b], 3), slots.times[b])
+        }
+    }
+
+    private func age(_ block: UInt64) {
+        var bucket = placement.first(block)
+        for probe in 0...settings.associativity {
+            let base = Int(bucket) * 16
+            for slot in base..<(base + 16) where slots.uses[slot] > 0 { slots.uses[slot] = min(slots.uses[slot], 3) - 1 }
+            if probe < settings.associativity { bucket = placement.next(bucket, block) }
+        }
+    }
+
+    func page(of slot: Int) -> Int { slot / Int(layout.slotsPerPage) }
+
+    /// The entry differs from what is on disk.
+    func changed(_ slot: Int) {
+        let page = page(of: slot)
+        pages[page].changes &+= 1
+        pages[page].stale = true
+    }
+
+    /// Must the doubt bit be set before this slot's content, or the backing under it, changes?
+    func needsMark(_ slot: Int) -> Bool { slots.onDisk[slot] && !pages[page(of: slot)].inDoubt }
+
+    private func place(_ op: SSDCacheOperation) -> Sectors {
+        Bytes(layout.dataOffset(slot: UInt64(op.slot))).sectors + Sectors(UInt64(op.first))
+    }
+
+    // MARK: Read
+
+    private func startRead(_ id: Int32, busy: Bool, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        let found = find(op.block)
+        if busy {
+            tally.readBusy += 1
+            ops[Int(id)].stale = true
+        } else if let slot = found, slots.isValid(slot, op.first, op.count) {
+            tally.readClean += 1
+            slots.touch(slot)
+            slots.references[slot] += 1
+            ops[Int(id)].slot = Int32(slot)
+            ops[Int(id)].phase = .readingCache
+            return emit(.remapNotify(op.piece.id, cache.id, place(ops[Int(id)]), tag: UInt32(id)), &actions)
+        } else if found != nil {
+            tally.readInvalid += 1
+        } else {
+            tally.readMiss += 1
+        }
+        readBacking(id, &actions)
+    }
+
+    private func readBacking(_ id: Int32, _ actions: inout ActionList) {
+        ops[Int(id)].phase = .readingBacking
+        emit(.remapNotify(ops[Int(id)].piece.id, backing.id, ops[Int(id)].piece.sector, tag: UInt32(id)), &actions)
+    }
+
+    func lowerEnded(_ piece: Piece, _ tag: UInt32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if tag == .max {
+            rangeEnded(piece, status, &actions)
+        } else if ops[Int(tag)].phase == .readingCache {
+            cacheReadEnded(Int32(tag), status, now, &actions)
+        } else {
+            backingReadEnded(Int32(tag), status, now, &actions)
+        }
+        settle(now, &actions)
+    }
+
+    private func cacheReadEnded(_ id: Int32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        let slot = Int(op.slot)
+        slots.references[slot] -= 1
+        ops[Int(id)].slot = -1
+        if status.isOK {
+            emit(.complete(op.piece.id, .ok), &actions)
+            return finish(id, now, &actions)
+        }
+        // The backing has the same: drop the sectors, read there.
+        tally.cacheErrors += 1
+        slots.clear(slot, op.first, op.count)
+        changed(slot)
+        armCommit(now, &actions)
+        ops[Int(id)].stale = true
+        readBacking(id, &actions)
+    }
+
+    private func backingReadEnded(_ id: Int32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        if !status.isOK || settings.disableWriteback || suspending {
+            emit(.complete(op.piece.id, status), &actions)
+            return finish(id, now, &actions)
+        }
+        if op.stale {
+            tally.populateCancelled += 1
+            emit(.complete(op.piece.id, .ok), &actions)
+            return finish(id, now, &actions)
+        }
+        guard let slot = find(op.block) ?? allocate(op.block, mayEvict: true) else {
+            tally.writeSkip += 1  // the original counts reads that find no place here, too
+            emit(.complete(op.piece.id, .ok), &actions)
+            return finish(id, now, &actions)
+        }
+        // The data outlives the answer: nobody changes a buffer while it is retained.
+        arena.retain(op.piece.buffer)
+        ops[Int(id)].retained = true
+        emit(.complete(op.piece.id, .ok), &actions)
+        ops[Int(id)].answered = true
+        slots.references[slot] += 1
+        ops[Int(id)].slot = Int32(slot)
+        // Sectors that are not valid in memory, of an entry whose page is not in doubt, are not valid on disk either; but
+        // an evicted slot may stand on disk as the other block.
+        if needsMark(slot) && slots.isEmpty(slot) {
+            ops[Int(id)].phase = .marking
+            markQueue.append(.operation(id))
+            markPages.append(page(of: slot))
+            startMarkRound(now, &actions)
+        } else {
+            populate(id, &actions)
+        }
+    }
+
+    private func populate(_ id: Int32, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        ops[Int(id)].phase = .populating
+        ops[Int(id)].pending = 1
+        emit(
+            .submit(
+                SubOperation(
+                    device: cache.id, operation: .write, sector: place(op), count: Sectors(UInt64(op.count)), buffer: op.piece.buffer,
+                    token: Token.make(Token.operation, UInt64(id) << 1 | 1))), &actions)
+    }
+
+    // MARK: Write
+
+    private func startWrite(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        var slot = find(op.block)
+        var copies = settings.mode == .writethrough
+        if let slot {
+            if op.waited && settings.mode == .writethrough {
+                if settings.queueBusy { tally.writeBusy += 1 } else { tally.writeCancel += 1 }
+                copies = settings.queueBusy
+            } else {
+                tally.writeInvalid += 1
+            }
+            slots.clear(slot, op.first, op.count)
+            changed(slot)
+        } else if copies {
+            slot = placeForWrite(op.block)
+            copies = slot != nil
+        } else {
+            tally.writeMiss += 1
+        }
+        ops[Int(id)].copies = copies
+        if let slot {
+            slots.references[slot] += 1
+            ops[Int(id)].slot = Int32(slot)
+            if needsMark(slot) {
+                ops[Int(id)].phase = .marking
+                markQueue.append(.operation(id))
+                markPages.append(page(of: slot))
+                return startMarkRound(now, &actions)
+            }
+        }
+        write(id, &actions)
+    }
+
+    private func placeForWrite(_ block: UInt64) -> Int? {
+        if settings.skipWriteInsert && !bucketExists[Int(placement.first(block))] {
+            tally.writeSkip += 1
+            return nil
+        }
+        if let slot = allocate(block, mayEvict: settings.evictOnWrite) {
+            tally.writeMiss += 1
+            return slot
+        }
+        if settings.evictOnWrite { tally.lookupBusy += 1 } else { tally.writeSkip += 1 }
+        return nil
+    }
+
+    private func write(_ id: Int32, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        ops[Int(id)].phase = .writing
+        ops[Int(id)].pending = op.copies ? 2 : 1
+        if op.copies {
+            arena.retain(op.piece.buffer)
+            ops[Int(id)].retained = true
+            emit(
+                .submit(
+                    SubOperation(
+                        device: cache.id, operation: .write, sector: place(op), count: Sectors(UInt64(op.count)), buffer: op.piece.buffer,
+                        token: Token.make(Token.operation, UInt64(id) << 1 | 1))), &actions)
+        }
+        emit(
+            .submit(
+                SubOperation(
+                    device: backing.id, operation: .write, flags: op.piece.flags, sector: op.piece.sector, count: op.piece.count,
+                    buffer: op.piece.buffer, token: Token.make(Token.operation, UInt64(id) << 1))), &actions)
+    }
+
+    /// The doubt bits of this operation are durable (or could not be made so).
+    func marked(_ id: Int32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        if op.isWrite {
+            if status.isOK { return write(id, &actions) }
+            // The old entry on disk could not be disowned: the write must not happen.
+            emit(.complete(op.piece.id, status), &actions)
+            return endOnSlot(id, valid: false, now, &actions)
+        }
+        if status.isOK && !op.stale { return populate(id, &actions) }
+        tally.populateCancelled += 1
+        endOnSlot(id, valid: false, now, &actions)
+    }
+
+    // MARK: Ends
+
+    func operationDone(_ id: Int32, cacheSide: Bool, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if !status.isOK { ops[Int(id)].failed = true }
+        if cacheSide && !status.isOK { tally.cacheErrors += 1 }
+        ops[Int(id)].pending -= 1
+        if !cacheSide {
+            ops[Int(id)].answered = true
+            emit(.complete(ops[Int(id)].piece.id, status), &actions)
+        }
+        if ops[Int(id)].pending > 0 { return }
+        let op = ops[Int(id)]
+        if !op.isWrite && !op.failed { tally.populated += 1 }
+        let good = !op.failed && !op.stale && (op.copies || !op.isWrite)
+        if op.slot >= 0 { endOnSlot(id, valid: good, now, &actions) } else { finish(id, now, &actions) }
+    }
+
+    /// The operation lets go of its slot; `valid`: its sectors now equal the backing.
+    private func endOnSlot(_ id: Int32, valid: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)], slot = Int(op.slot)
+        if valid { slots.set(slot, op.first, op.count) }
+        if op.isWrite { slots.touch(slot) }
+        changed(slot)
+        slots.references[slot] -= 1
+        if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
+        armCommit(now, &actions)
+        finish(id, now, &actions)
+    }
+
+    /// Take the operation out of its chain and start what waited for it.
+    private func finish(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        if op.retained { arena.release(op.piece.buffer) }
+        if index[op.block] == id {
+            index[op.block] = op.next
+        } else {
+            var before = index[op.block]
+            while ops[Int(before)].next != id { before = ops[Int(before)].next }
+            ops[Int(before)].next = op.next
+        }
+        ops[Int(id)].phase = .free
+        freeOps.append(id)
+        activeOps -= 1
+        wake(op.block, now, &actions)
+    }
+
+    func wake(_ block: UInt64, _ now: Nanoseconds, _ actions: inout ActionList) {
+        var next = index[block]
+        while next >= 0 {
+            let following = ops[Int(next)].next
+            if ops[Int(next)].phase == .waiting { tryStart(next, now, &actions) }
+            next = following
+        }
+    }
+
+    // MARK: Ranges
+
+    /// Start the ranges that nothing in flight overlaps.
+    func startRanges(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if ranges_.isEmpty { return }
+        for i in ranges_.indices where !ranges_[i].started {
+            let range = ranges_[i]
+            let blocked = ops.contains { $0.phase != .free && $0.phase != .waiting && $0.overlaps(range, layout.blockSectors) }
+                || ranges_[..<i].contains { other in
+                    other.piece.sector < range.piece.sector + range.piece.count && range.piece.sector < other.piece.sector + other.piece.count
+                }
+            if blocked { continue }
+            ranges_[i].started = true
+            if invalidate(range.piece) {
+                markQueue.append(.range(range.piece.id))
+                startMarkRound(now, &actions)
+            } else {
+                sendRange(range.piece, &actions)
+            }
+        }
+    }
+
+    /// Drop the cached sectors of a range; true when doubt bits must become durable first.
+    private func invalidate(_ piece: Piece) -> Bool {
+        let size = layout.blockSectors, first = piece.sector.count, end = first + piece.count.count
+        var mark = false
+        for block in (first / size)...((end - 1) / size) {
+            guard let slot = find(block) else { continue }
+            let low = max(first, block * size), high = min(end, (block + 1) * size)
+            if needsMark(slot) {
+                mark = true
+                markPages.append(page(of: slot))
+            }
+            slots.clear(slot, Int(low - block * size), Int(high - low))
+            changed(slot)
+            if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
+        }
+        return mark
+    }
+
+    func sendRange(_ piece: Piece, _ actions: inout ActionList) {
+        emit(.remapNotify(piece.id, backing.id, piece.sector, tag: .max), &actions)
+    }
+
+    func rangeMarked(_ id: PieceID, _ status: IOStatus, _ actions: inout ActionList) {
+        guard let range = ranges_.first(where: { $0.piece.id == id }) else { return }
+        if status.isOK { sendRange(range.piece, &actions) } else { rangeEnded(range.piece, status, &actions) }
+    }
+
+    private func rangeEnded(_ piece: Piece, _ status: IOStatus, _ actions: inout ActionList) {
+        emit(.complete(piece.id, status), &actions)
+        ranges_.removeAll { $0.piece.id == piece.id }
+        for id in ops.indices where ops[id].phase == .waiting { tryStart(Int32(id), .zero, &actions) }
+    }
+}

@@ -1,0 +1,151 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+import CairnIO
+import Glibc
+
+/// `format-cache --target ssdcache --backing DEVICE [--blocksize N] [--assoc N] [--label TEXT] [--yes] [--force] CACHE`
+///
+/// Order: both superblocks are erased → synced → doubt bitmap and entry table are zeroed → synced → superblock B → synced
+/// → superblock A → synced. A crash before the last step leaves a device that is no cache, or one good superblock.
+enum FormatCacheVerb {
+    static func run(_ arguments: Arguments) throws(Exit) {
+        let target = arguments["target"] ?? ""
+        guard target == "ssdcache" else { throw wrong(target.isEmpty ? "format-cache needs --target ssdcache" : "format-cache does not know the target \"\(target)\"") }
+        guard arguments.operands.count == 1 else { throw wrong("format-cache takes one cache device") }
+        guard arguments.all("backing").count == 1, let backingWord = arguments["backing"] else { throw wrong("format-cache needs one --backing DEVICE") }
+        let blockSectors = try number(arguments, "blocksize", 256)
+        guard SSDCacheLayout.isBlockSize(blockSectors) else { throw wrong("--blocksize is a power of two, 1 to 256 sectors") }
+        let associativity = try number(arguments, "assoc", 4)
+        guard associativity <= 64 else { throw wrong("--assoc is 0 to 64") }
+        do throws(TargetError) {
+            let backing = try open(backingWord, writable: false)
+            let cache = try open(arguments.operands[0], writable: true)
+            try format(cache, backing, blockSectors, UInt16(associativity), arguments)
+        } catch {
+            Output.error("cairn: \(errorText(error.status.errno)): \(error.text)")
+            if !error.hint.isEmpty { Output.error(error.hint) }
+            throw Exit(status: error.status == .busy ? 5 : 1)
+        }
+    }
+
+    static func wrong(_ sentence: String) -> Exit {
+        Output.error(sentence + ".")
+        return Exit(status: 2)
+    }
+
+    private static func number(_ arguments: Arguments, _ name: String, _ standard: UInt64) throws(Exit) -> UInt64 {
+        guard let text = arguments[name] else { return standard }
+        guard let value = UInt64(text) else { throw wrong("--\(name) takes a number") }
+        return value
+    }
+
+    static func open(_ word: String, writable: Bool) throws(TargetError) -> OpenedDevice {
+        let parsed = try DeviceWord(word)
+        return try DeviceOpener.open(parsed, path: try DeviceOpener.path(of: parsed, cwd: LifeVerbs.cwd), writable: writable)
+    }
+
+    private static func format(
+        _ cache: borrowing OpenedDevice, _ backing: borrowing OpenedDevice, _ blockSectors: UInt64, _ associativity: UInt16,
+        _ arguments: Arguments
+    ) throws(TargetError) {
+        let name = cache.facts.kernelName
+        if cache.key == backing.key { throw TargetError("the cache and the backing are the same device", status: .busy) }
+        if cache.facts.readOnly { throw TargetError("\(name) is read-only", status: .readOnly) }
+        if backing.facts.size == .zero { throw TargetError("the backing device is empty (0 sectors)") }
+        let logical = UInt64(max(cache.facts.limits.logicalBlock, backing.facts.limits.logicalBlock))
+        if blockSectors * 512 < logical { throw TargetError("blocksize \(blockSectors) is smaller than the devices' logical block of \(logical) bytes") }
+        guard let layout = SSDCacheLayout(blockSectors: blockSectors, deviceBytes: cache.facts.size.bytes.count) else {
+            let least = SSDCacheLayout(blockSectors: blockSectors, buckets: 1)?.totalBytes ?? 0
+            throw TargetError("\(name) is too small: \(cache.facts.size.count) sectors, at least \(least / 512) are needed")
+        }
+        try confirm(cache, arguments)
+        var superblock = SSDCacheSuperblock(
+            uuid: newUUID(), layout: layout, cacheSectors: cache.facts.size.count, backingSectors: backing.facts.size.count)
+        superblock.associativity = associativity
+        superblock.label = arguments["label"] ?? ""
+        let identity = backing.facts.identity
+        superblock.backing.kind = identity.kind.rawValue
+        superblock.backing.fileSystem = identity.fileSystem
+        superblock.backing.inode = identity.inode
+        superblock.backing.birth = identity.birth
+        superblock.backing.name = identity.name
+        // Nothing is cached yet, so nothing can be stale: the first open has no close facts to compare.
+        superblock.state = .inUse
+        do throws(SystemError) { try write(superblock, cache.fd.raw) } catch { throw error.asTargetError }
+        if let state = try? StateDirectory() {
+            try? state.store(identity, .init(cache: superblock.uuidText, writtenAlone: false))
+        }
+        let mib = layout.slots * layout.blockBytes >> 20
+        Output.out(
+            "\(name): formatted as ssdcache \(superblock.uuidText) for \(backing.facts.kernelName): "
+                + "\(layout.slots) blocks of \(blockSectors) sectors, \(mib) MiB.")
+    }
+
+    private static func confirm(_ cache: borrowing OpenedDevice, _ arguments: Arguments) throws(TargetError) {
+        let name = cache.facts.kernelName
+        if let old = inUseCache(cache.fd.raw), !arguments.has("force"), !arguments.has("yes") {
+            throw TargetError("\(name) is an ssdcache in use (\(old))", status: .busy, hint: "--force formats it all the same")
+        }
+        for signature in Signatures.list(cache.fd.raw) where !(signature.type == "cairn_ssdcache" && signature.offset > 0) {
+            if arguments.has("yes") {
+                Output.error("Wiping \(signature.type) signature on \(name).")
+                continue
+            }
+            if !ask("WARNING: \(signature.type) signature detected on \(name) at offset \(signature.offset). Wipe it?") {
+                throw TargetError("aborted wiping of \(signature.type); nothing was changed", status: IOStatus(errno: ECANCELED), hint: "--yes answers yes")
+            }
+        }
+        do throws(SystemError) { _ = try Signatures.wipe(cache.fd.raw) { _ in true } } catch { throw error.asTargetError }
+    }
+
+    /// The uuid of a cache that was not closed cleanly and has been used.
+    private static func inUseCache(_ fd: Int32) -> String? {
+        guard let found = try? CacheReader.superblock(fd), found.state == .inUse, found.generation > 0 else { return nil }
+        return found.uuidText
+    }
+
+    private static func newUUID() -> [UInt8] {
+        var bytes: [UInt8] = []
+        for word in [randomSeed(), randomSeed()] { for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) } }
+        bytes[6] = bytes[6] & 0x0F | 0x40
+        bytes[8] = bytes[8] & 0x3F | 0x80
+        return bytes
+    }
+
+    private static func write(_ superblock: SSDCacheSuperblock, _ fd: Int32) throws(SystemError) {
+        let size = 1 << 20
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 4096)
+        defer { memory.deallocate() }
+        if let start = memory.baseAddress { start.initializeMemory(as: UInt8.self, repeating: 0, count: size) }
+        let block = UnsafeMutableRawBufferPointer(rebasing: memory[..<4096])
+        for offset in [SSDCacheLayout.superblockA, SSDCacheLayout.superblockB] { try writeFully(fd, UnsafeRawBufferPointer(block), at: offset) }
+        try syncData(fd)
+        var at = SSDCacheLayout.bitmapOffset
+        let end = superblock.layout.tableOffset + superblock.layout.tableBytes
+        while at < end {
+            let length = Int(min(UInt64(size), end - at))
+            try writeFully(fd, UnsafeRawBufferPointer(rebasing: memory[..<length]), at: at)
+            at += UInt64(length)
+        }
+        try syncData(fd)
+        superblock.encode(into: block)
+        for offset in [SSDCacheLayout.superblockB, SSDCacheLayout.superblockA] {
+            try writeFully(fd, UnsafeRawBufferPointer(block), at: offset)
+            try syncData(fd)
+        }
+    }
+}
+
+/// Offline reading of a cache's superblock.
+enum CacheReader {
+    static func superblock(_ fd: Int32) throws(DecodeError) -> SSDCacheSuperblock {
+        try SSDCacheSuperblock.choose(read(fd, SSDCacheLayout.superblockA), read(fd, SSDCacheLayout.superblockB))
+    }
+    private static func read(_ fd: Int32, _ offset: UInt64) -> Result<SSDCacheSuperblock, DecodeError> {
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 4096, alignment: 4096)
+        defer { memory.deallocate() }
+        do throws(SystemError) { try readFully(fd, memory, at: offset) } catch { return .failure(.truncated) }
+        do throws(DecodeError) { return .success(try SSDCacheSuperblock.decode(UnsafeRawBufferPointer(memory))) } catch { return .failure(error) }
+    }
+}
