@@ -7,15 +7,20 @@ import Glibc
 
 /// create and load: open what the table names on this (control) thread, then hand the table to the engine.
 ///
-/// State directory, in this order: (1) a device that has a record of a cache and is opened writable by a table that is
-/// not that cache is marked "written alone", synced, before the load is answered; (2) a cache's backing gets its record,
-/// synced, before the cache's table can go live; (3) the mark is cleared only after the cache has come up and dropped
+/// State directory, in this order: (1) when a table has been loaded, and before the load is answered (so before it can go
+/// live): a device that has a record of a cache and is writable in a table that is not that cache is marked "written
+/// alone", synced; (2) at the same moment a cache's backing gets its record, synced; (3) the mark is cleared only after the cache has come up and dropped
 /// what it could not trust. A crash between any two leaves a mark too many, never one too few.
 extension Service {
     struct Opened: Sendable {
         var index: Int
         var facts: HostDevice
         var writtenAlone: Bool
+    }
+    /// A record to be stored once the table is loaded.
+    struct Note {
+        let identity: DeviceIdentity
+        let record: StateDirectory.Record
     }
     enum Resolved: Sendable {
         case host(Opened)
@@ -50,7 +55,8 @@ extension Service {
         try withLoading { () throws(ControlError) in
             let lines: [TableLine]
             do throws(TargetError) { lines = try TableLine.parse(table) } catch { throw ControlError(error, stage: "reload") }
-            let catalog = try resolveAll(lines, cwd: cwd, readOnly: readOnly)
+            var notes: [Note] = []
+            let catalog = try resolveAll(lines, cwd: cwd, readOnly: readOnly, notes: &notes)
             defer { unpin(catalog) }
             try perform("reload") { (reactor, ticket) throws(ControlError) in
                 let volume = try reactor.find(name)
@@ -64,6 +70,12 @@ extension Service {
                         }
                     }
                 } catch { throw ControlError(error, stage: "reload") }
+            }
+            do throws(SystemError) {
+                for note in notes { try state?.store(note.identity, note.record) }
+            } catch {
+                call { reactor in if let volume = reactor.engine.volume(named: name) { reactor.engine.clear(volume) } }
+                throw ControlError(errno: error.errno, reason: error.sentence, hint: "the state directory must be writable", stage: "reload")
             }
         }
     }
@@ -100,7 +112,7 @@ extension Service {
 
     // MARK: Devices
 
-    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool) throws(ControlError) -> [String: Resolved] {
+    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool, notes: inout [Note]) throws(ControlError) -> [String: Resolved] {
         let (names, minors) = call { reactor in
             (reactor.engine.volumes.map(\.name), reactor.engine.volumes.map { ($0.minor, $0.name) })
         }
@@ -112,7 +124,7 @@ extension Service {
                     let raw = line.arguments[index].raw
                     if catalog[raw] == nil { catalog[raw] = resolve(raw, cwd, names, minors, writable: !readOnly) }
                     if case .host(var opened) = catalog[raw] {
-                        try remember(&opened, type, position, readOnly)
+                        try consult(&opened, type, position, readOnly, &notes)
                         catalog[raw] = .host(opened)
                     }
                 }
@@ -124,26 +136,22 @@ extension Service {
         return catalog
     }
 
-    private func remember(_ opened: inout Opened, _ type: TargetType, _ position: Int, _ readOnly: Bool) throws(ControlError) {
+    /// What the state directory knows of a device, and what it must learn.
+    private func consult(
+        _ opened: inout Opened, _ type: TargetType, _ position: Int, _ readOnly: Bool, _ notes: inout [Note]
+    ) throws(ControlError) {
         guard let state else {
-            if type.claimsDevices {
-                throw ControlError(
-                    errno: ENOENT, reason: "there is no state directory", hint: "set CAIRN_STATE_DIR: a cache must be able to remember its backing")
-            }
-            return
+            if !type.claimsDevices { return }
+            throw ControlError(
+                errno: ENOENT, reason: "there is no state directory", hint: "set CAIRN_STATE_DIR: a cache must be able to remember its backing")
         }
-        let record = state.record(opened.facts.identity)
-        do throws(SystemError) {
-            if type.claimsDevices {
-                if position == 0 {
-                    opened.writtenAlone = record?.writtenAlone ?? false
-                    if record == nil { try state.store(opened.facts.identity, .init(cache: type.name, writtenAlone: false)) }
-                }
-            } else if let record, !record.writtenAlone, !readOnly, type.name != "error" {
-                try state.store(opened.facts.identity, .init(cache: record.cache, writtenAlone: true))
-            }
-        } catch {
-            throw ControlError(errno: error.errno, reason: error.sentence, hint: "the state directory must be writable", stage: "reload")
+        let identity = opened.facts.identity, record = state.record(identity)
+        if type.claimsDevices {
+            if position > 0 { return }
+            opened.writtenAlone = record?.writtenAlone ?? false
+            if record == nil { notes.append(Note(identity: identity, record: .init(cache: type.name, writtenAlone: false))) }
+        } else if let record, !record.writtenAlone, !readOnly, type.name != "error" {
+            notes.append(Note(identity: identity, record: .init(cache: record.cache, writtenAlone: true)))
         }
     }
 
