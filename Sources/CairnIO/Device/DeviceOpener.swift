@@ -21,6 +21,8 @@ package struct OpenedDevice: ~Copyable, Sendable {
         self.facts = facts
     }
 
+    package consuming func close() {}
+
     /// Somebody else closes the descriptor from now on.
     package consuming func keepOpen() {
         let fd = fd

@@ -4,6 +4,7 @@ struct RingQueue<Element> {
     private var head = 0
     private(set) var count = 0
 
+    var capacity: Int { storage.count }
     init(capacity: Int = 256) { storage = Array(repeating: nil, count: capacity) }
 
     mutating func append(_ element: Element) {
