@@ -21,6 +21,8 @@ package struct OpenedDevice: ~Copyable, Sendable {
         self.facts = facts
     }
 
+    package consuming func close() {}
+
     /// Somebody else closes the descriptor from now on.
     package consuming func keepOpen() {
         let fd = fd
@@ -35,7 +37,7 @@ package struct OpenedDevice: ~Copyable, Sendable {
 /// under a loop device or an active swap file is refused.
 package enum DeviceOpener {
     private static let directFlag: Int32 = 0o40000  // O_DIRECT, behind _GNU_SOURCE
-    private static let prefix = "Device lookup failed: "
+    static let prefix = "Device lookup failed: "
 
     /// - Parameter path: of a block device or regular file; `word` is what the admin wrote, for the sentences.
     package static func open(_ word: DeviceWord, path: String, writable: Bool) throws(TargetError) -> OpenedDevice {
@@ -90,23 +92,11 @@ package enum DeviceOpener {
     private static func refusal(_ path: String, _ number: Int32) -> TargetError {
         if number != EBUSY { return failure(path, number) }
         return TargetError(
-            "\(prefix)\(path) is in use\(user(of: path))", status: .busy, hint: "unmount it, or stop what holds it")
+            "\(prefix)\(path) is in use: \(DeviceUse.holders(of: path))", status: .busy, hint: "unmount it, or stop what holds it")
     }
 
-    /// Who holds a block device, as far as the system tells.
-    private static func user(of path: String) -> String {
-        var info = stat()
-        guard stat(path, &info) == 0 else { return "" }
-        let number = "\(major(info.st_rdev)):\(minor(info.st_rdev))"
-        for line in (readSmallFile("/proc/self/mountinfo", limit: 1 << 20) ?? "").split(separator: "\n") {
-            let words = line.split(separator: " ")
-            if words.count > 4 && words[2] == number { return ": mounted on \(words[4])" }
-        }
-        return ""
-    }
-
-    private static func major(_ number: dev_t) -> UInt64 { let device = UInt64(number); return (device >> 8) & 0xFFF | (device >> 32) & 0xFFFF_F000 }
-    private static func minor(_ number: dev_t) -> UInt64 { let device = UInt64(number); return device & 0xFF | (device >> 12) & 0xFFFF_FF00 }
+    static func major(_ number: dev_t) -> UInt64 { UInt64(number) >> 8 & 0xFFF | UInt64(number) >> 32 & 0xFFFF_F000 }
+    static func minor(_ number: dev_t) -> UInt64 { UInt64(number) & 0xFF | UInt64(number) >> 12 & 0xFFFF_FF00 }
 
     // MARK: Block devices
 
@@ -139,7 +129,7 @@ package enum DeviceOpener {
         limits.volatileCache = trimmed(readSmallFile(queuePath(sys, "write_cache")) ?? "").hasPrefix("write back") || !direct
         let size = Bytes(bytes).sectors
         var identity = DeviceIdentity(kind: .block, size: size)
-        identity.name = blockName(sys)
+        identity.name = partitionUUID(fd.raw, sys) ?? blockName(sys, name)
         let option = word.cache.map { ",cache=" + $0.rawValue } ?? ""
         let facts = HostDevice(
             host: 0, tableWord: "\(numbers.0):\(numbers.1)" + option, dependency: "\(numbers.0), \(numbers.1)", kernelName: name,
@@ -156,15 +146,34 @@ package enum DeviceOpener {
         UInt64(trimmed(readSmallFile(queuePath(sys, name)) ?? "")) ?? 0
     }
 
-    /// What names the disk itself, not what is on it: WWID, serial, dm or md uuid, with the partition's number.
-    private static func blockName(_ sys: String) -> String {
+    /// What names the disk itself, not what is on it: WWID, serial, dm or md uuid, a loop device's file, with the
+    /// partition's number. A disk that has none of them goes by its kernel name: another device must not pass for it.
+    private static func blockName(_ sys: String, _ kernelName: String) -> String {
         for file in ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "../device/wwid", "../wwid"] {
             if let text = readSmallFile(sys + "/" + file).map(trimmed), !text.isEmpty {
                 let partition = readSmallFile(sys + "/partition").map(trimmed) ?? ""
-                return String((text + (partition.isEmpty ? "" : "-part" + partition)).utf8.prefix(127)) ?? text
+                return shortened(text + (partition.isEmpty ? "" : "-part" + partition))
             }
         }
-        return ""
+        if let file = readSmallFile(sys + "/loop/backing_file").map(trimmed) { return shortened("loop:" + file) }
+        return shortened("kernel:" + kernelName)
+    }
+
+    /// At most the 127 bytes an identity holds: of a longer name its end, which tells more.
+    private static func shortened(_ name: String) -> String { String(decoding: name.utf8.suffix(127), as: UTF8.self) }
+
+    /// The partition table's own UUID of a partition; the filesystem's would change with mkfs. nil for whole disks.
+    private static func partitionUUID(_ fd: Int32, _ sys: String) -> String? {
+        guard access(sys + "/partition", F_OK) == 0, let probe = blkid_new_probe() else { return nil }
+        defer { blkid_free_probe(probe) }
+        // 4: BLKID_PARTS_ENTRY_DETAILS, the entry of this one partition.
+        guard blkid_probe_set_device(probe, fd, 0, 0) == 0, blkid_probe_enable_partitions(probe, 1) == 0,
+            blkid_probe_set_partitions_flags(probe, 4) == 0, blkid_probe_enable_superblocks(probe, 0) == 0
+        else { return nil }
+        _ = blkid_do_safeprobe(probe)
+        var data: UnsafePointer<CChar>?
+        guard blkid_probe_lookup_value(probe, "PART_ENTRY_UUID", &data, nil) == 0, let data else { return nil }
+        return "partuuid:" + String(cString: data)
     }
 
     private static func stablePath(_ device: dev_t) -> String? {
@@ -192,8 +201,8 @@ package enum DeviceOpener {
         if fstat(fd.raw, &info) != 0 { throw failure(path, errno) }
         // From here on the descriptor is what counts: the path may be exchanged under us.
         guard info.st_mode & S_IFMT == S_IFREG else { throw failure(path, ENOTBLK) }
-        try refuseUsers(path, info)
-        try lock(fd.raw, path, exclusive: !readOnly)
+        try DeviceUse.refuseUsers(path, info)
+        try DeviceUse.lock(fd.raw, path, exclusive: !readOnly)
         guard let real = realpath(path, nil) else { throw failure(path, errno) }
         defer { free(real) }
         let absolute = String(cString: real)
@@ -225,59 +234,16 @@ package enum DeviceOpener {
         return identity
     }
 
-    /// What an open device is now. Quick for files (fstat); for block devices the facts of the opening.
+    /// What an open device is now: size and modification time anew. Quick: one system call.
     package static func identify(_ file: HostFile, _ known: DeviceIdentity) -> DeviceIdentity {
-        if file.isBlock { return known }
+        if file.isBlock {
+            let end = lseek(file.fd, 0, SEEK_END)
+            var now = known
+            if end >= 0 { now.size = Bytes(UInt64(end)).sectors }
+            return now
+        }
         var info = stat()
         guard fstat(file.fd, &info) == 0 else { return known }
         return identity(info, Bytes(UInt64(max(0, info.st_size))).sectors, known.birth)
-    }
-
-    private static func refuseUsers(_ path: String, _ info: stat) throws(TargetError) {
-        for number in loopNumbers() {
-            guard let loop = try? openFile("/dev/loop\(number)", O_RDONLY | O_NONBLOCK) else {
-                continue
-            }
-            var device: UInt64 = 0, inode: UInt64 = 0
-            if cairn_loop_backing(loop.raw, &device, &inode) == 0 && device == UInt64(info.st_dev) && inode == UInt64(info.st_ino) {
-                throw TargetError(
-                    "\(prefix)\(path) is the file of /dev/loop\(number)", status: .busy, hint: "losetup -d /dev/loop\(number)")
-            }
-        }
-        for line in (readSmallFile("/proc/swaps") ?? "").split(separator: "\n").dropFirst() {
-            guard let name = line.split(separator: " ").first else { continue }
-            var swap = stat()
-            if stat(String(name), &swap) == 0 && swap.st_dev == info.st_dev && swap.st_ino == info.st_ino {
-                throw TargetError("\(prefix)\(path) is an active swap file", status: .busy, hint: "swapoff \(path)")
-            }
-        }
-    }
-
-    private static func loopNumbers() -> [Int] {
-        guard let directory = opendir("/sys/block") else { return [] }
-        defer { closedir(directory) }
-        var numbers: [Int] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            if name.hasPrefix("loop"), let n = Int(name.dropFirst(4)), access("/sys/block/\(name)/loop/backing_file", F_OK) == 0 {
-                numbers.append(n)
-            }
-        }
-        return numbers.sorted()
-    }
-
-    /// qemu locks bytes from 100 (permissions it uses) and 200 (permissions it denies to others), by OFD locks.
-    private static func lock(_ fd: Int32, _ path: String, exclusive: Bool) throws(TargetError) {
-        if flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0 {
-            throw TargetError(
-                "\(prefix)\(path) is locked by another process", status: .busy, hint: "another engine, or a program that uses it, has it open")
-        }
-        if cairn_ofd_locked(fd, 100, 200) != 0 {
-            throw TargetError("\(prefix)\(path) is locked by qemu or another engine", status: .busy, hint: "stop the virtual machine that uses it")
-        }
-        // Shared, as qemu does: it asks for the opposite set exclusively and is refused.
-        for byte: Int64 in [101, 103, 201, 203] where exclusive { _ = cairn_ofd_lock(fd, 0, byte, 1) }
     }
 }

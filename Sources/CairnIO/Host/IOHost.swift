@@ -58,6 +58,11 @@ package enum IOHost {
     package func flushSubmissions() {
         if case .ring(let h) = self { h.flushSubmissions() }
     }
+    /// The kernel could not take all that was submitted: `flushSubmissions` must be called again soon, so the reactor
+    /// must not sleep for long.
+    package var mustSubmit: Bool {
+        if case .ring(let h) = self { h.mustSubmit } else { false }
+    }
     package func drain(_ body: (UInt32, IOStatus) -> Void) {
         switch self {
         case .ring(let h):
@@ -161,6 +166,8 @@ private func ioctlStatus(_ call: () -> Int32) -> IOStatus {
     while true {
         if call() == 0 { return .ok }
         let number = errno
-        if number != EINTR { return IOStatus(errno: number) }
+        if number == EINTR { continue }
+        // What a kernel or filesystem has no code for is unsupported, whatever name it gives that.
+        return IOStatus(errno: number == ENOSYS || number == ENOTTY ? EOPNOTSUPP : number)
     }
 }

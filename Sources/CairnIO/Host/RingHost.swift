@@ -47,6 +47,13 @@ package final class RingHost {
         queue(slot)
     }
 
+    private func toWorkers(_ slot: Int) {
+        let item = slots[slot]
+        free.append(slot)
+        inFlight -= 1
+        workers.submit(item.operation, item.file)
+    }
+
     private func queue(_ slot: Int) {
         if !overflow.isEmpty { return overflow.append(slot) }
         if !prepare(slot) { overflow.append(slot) }
@@ -75,7 +82,8 @@ package final class RingHost {
         while true {
             let submitted = cairn_ring_submit(ring)
             if submitted < 0 {
-                if submitted == -4 || submitted == -11 || submitted == -16 { break }  // EINTR, EAGAIN, EBUSY: the next turn tries again
+                // EINTR, EAGAIN, ENOMEM, EBUSY: the next turn tries again.
+                if [-4, -11, -12, -16].contains(submitted) { break }
                 preconditionFailure("io_uring submission: errno \(-submitted)")
             }
             unsubmitted = Int(cairn_ring_ready(ring))
@@ -100,7 +108,8 @@ package final class RingHost {
         let item = slots[slot]
         var status = IOStatus.ok
         if result < 0 {
-            if result == -4 || result == -11 { return queue(slot) }
+            // EINTR, EAGAIN: it would have to wait, which a worker can.
+            if result == -4 || result == -11 { return toWorkers(slot) }
             status = IOStatus(errno: -result)
         } else if item.operation.operation.hasData {
             let done = item.done + Int(result)

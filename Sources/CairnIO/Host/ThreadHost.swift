@@ -9,6 +9,7 @@ package final class ThreadHost {
     package let pollDescriptor: Int32
     package private(set) var inFlight = 0
     private let shared: Shared
+    private var taken: [(UInt32, IOStatus)] = []
 
     /// What the threads share with the reactor. Everything mutable is behind `lock`, waited for on `condition`.
     /// @unchecked Sendable: `queue`, `done`, `stopping` are only touched with `mutex` held; the rest never changes.
@@ -20,8 +21,7 @@ package final class ThreadHost {
         let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
         let condition = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
         let event: Int32
-        var queue: [Job] = []
-        var head = 0
+        var queue = RingQueue<Job>()
         var done: [(UInt32, IOStatus)] = []
         var stopping = false
 
@@ -30,17 +30,22 @@ package final class ThreadHost {
             pthread_mutex_init(mutex, nil)
             pthread_cond_init(condition, nil)
         }
+        /// After the last thread has let go.
+        deinit {
+            pthread_mutex_destroy(mutex)
+            pthread_cond_destroy(condition)
+            mutex.deallocate()
+            condition.deallocate()
+            close(event)
+        }
 
         func work() {
             pthread_mutex_lock(mutex)
             while true {
-                while head == queue.count && !stopping { pthread_cond_wait(condition, mutex) }
-                if head == queue.count { break }
-                let job = queue[head]
-                head += 1
-                if head == queue.count {
-                    queue.removeAll(keepingCapacity: true)
-                    head = 0
+                guard let job = queue.popFirst() else {
+                    if stopping { break }
+                    pthread_cond_wait(condition, mutex)
+                    continue
                 }
                 pthread_mutex_unlock(mutex)
                 let status = perform(job.operation, job.file)
@@ -80,13 +85,14 @@ package final class ThreadHost {
     package func drain(_ body: (UInt32, IOStatus) -> Void) {
         clearEvent(pollDescriptor)
         pthread_mutex_lock(shared.mutex)
-        let done = shared.done
-        shared.done.removeAll(keepingCapacity: true)
+        // Two arrays change places, so that neither is allocated again.
+        swap(&taken, &shared.done)
         pthread_mutex_unlock(shared.mutex)
-        for (cookie, status) in done {
+        for (cookie, status) in taken {
             inFlight -= 1
             body(cookie, status)
         }
+        taken.removeAll(keepingCapacity: true)
     }
 }
 
@@ -99,7 +105,7 @@ func clearEvent(_ fd: Int32) {
     _ = read(fd, &value, 8)
 }
 
-/// Run `body` on a new detached thread. A process that cannot have another thread at start-up cannot work: traps.
+/// Run `body` on a new detached thread, with all signals blocked: they are for the thread that waits for them. A process that cannot have another thread at start-up cannot work: traps.
 package func startThread(stack: Int = 1 << 20, _ body: @escaping @Sendable () -> Void) {
     final class Box {
         let body: @Sendable () -> Void
@@ -110,6 +116,10 @@ package func startThread(stack: Int = 1 << 20, _ body: @escaping @Sendable () ->
     pthread_attr_setstacksize(&attributes, stack)
     pthread_attr_setdetachstate(&attributes, Int32(PTHREAD_CREATE_DETACHED))
     var thread = pthread_t()
+    var all = sigset_t(), before = sigset_t()
+    sigfillset(&all)
+    pthread_sigmask(SIG_SETMASK, &all, &before)
+    defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
     let box = Unmanaged.passRetained(Box(body))
     let result = pthread_create(&thread, &attributes, { argument in
         guard let argument else { return nil }

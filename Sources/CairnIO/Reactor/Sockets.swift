@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 internal import CCairn
 
 /// Sockets: unix and TCP, non-blocking ones for the reactor, blocking ones for the control threads.
@@ -23,19 +24,27 @@ package enum Sockets {
     /// Listen on a unix socket with this mode. An old socket of that name is replaced: the caller holds the lock that says
     /// nobody is behind it, or asked `isAlive`. It appears under its name only when it listens.
     package static func listenUnix(_ path: String, mode: UInt32 = 0o600) throws(SystemError) -> OwnedFD {
-        let temporary = path + ".new"
+        _ = try address(path)
+        let slash = path.lastIndex(of: "/")
+        let folder = slash.map { path[...$0] } ?? "."
+        let directory = try openFile(String(folder), O_RDONLY | O_DIRECTORY)
+        // Through the descriptor: the temporary name may be longer than a socket's path can be.
+        let temporary = "/proc/self/fd/\(directory.raw)/.\(String(randomSeed() >> 16, radix: 36))"
         let name = try address(temporary)
         let fd = OwnedFD(try system("creating a socket") {
             socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
         })
-        unlink(temporary)
         let raw = fd.raw
-        let old = umask(0o177)
-        defer { umask(old) }
         _ = try system("binding \(path)") { withAddress(name) { bind(raw, $0, $1) } }
-        _ = try system("setting the mode of \(path)") { chmod(temporary, mode_t(mode)) }
-        _ = try system("listening on \(path)") { listen(raw, 128) }
-        _ = try system("naming \(path)") { rename(temporary, path) }
+        do throws(SystemError) {
+            // Until it listens nobody can connect, so the mode is right before anybody comes.
+            _ = try system("setting the mode of \(path)") { chmod(temporary, mode_t(mode)) }
+            _ = try system("listening on \(path)") { listen(raw, 128) }
+            _ = try system("naming \(path)") { rename(temporary, path) }
+        } catch {
+            unlink(temporary)
+            throw error
+        }
         return fd
     }
 
@@ -80,12 +89,32 @@ package enum Sockets {
         return fd
     }
 
+    /// A descriptor kept for the moment when there is no other: a client that cannot be served is accepted with it and
+    /// closed, else the listener would stay readable and the reactor would turn for nothing.
+    private static let spare = Mutex<Int32>(-1)
+
     /// The next connection, non-blocking; nil when none waits.
     package static func accept(_ fd: Int32) -> OwnedFD? {
         while true {
             let new = cairn_accept(fd)
-            if new >= 0 { return OwnedFD(new) }
-            if errno != EINTR { return nil }
+            if new >= 0 {
+                spare.withLock { if $0 < 0 { $0 = (try? openFile("/dev/null", O_RDONLY).take()) ?? -1 } }
+                return OwnedFD(new)
+            }
+            switch errno {
+            case EINTR, ECONNABORTED: continue
+            case EMFILE, ENFILE:
+                let turnedAway = spare.withLock { held -> Bool in
+                    if held < 0 { return false }
+                    _ = close(held)
+                    let unlucky = cairn_accept(fd)
+                    if unlucky >= 0 { _ = close(unlucky) }
+                    held = (try? openFile("/dev/null", O_RDONLY).take()) ?? -1
+                    return unlucky >= 0
+                }
+                if !turnedAway { return nil }
+            default: return nil
+            }
         }
     }
 

@@ -37,6 +37,7 @@ package struct RuntimeDirectory: Sendable {
     /// Make the directory, private, and check that it is really ours.
     package func prepare(group: UInt32? = nil) throws(SystemError) {
         let parent = String(path[..<(path.lastIndex(of: "/") ?? path.startIndex)])
+        makeParents(of: parent)
         for directory in [parent, path] {
             let mode: mode_t = group == nil ? 0o700 : 0o750
             if mkdir(directory, mode) != 0 && errno != EEXIST { throw SystemError("making \(directory)", errno) }
@@ -48,6 +49,15 @@ package struct RuntimeDirectory: Sendable {
         guard info.st_uid == geteuid() else { throw SystemError("\(path) belongs to another user", EPERM) }
         if info.st_mode & 0o077 != 0 && group == nil { fchmod(fd.raw, 0o700) }
         if let group { fchown(fd.raw, uid_t.max, gid_t(group)); fchmod(fd.raw, 0o750) }
+    }
+
+    /// Folders above the runtime directory, as mkdir -p makes them; what cannot be made shows at the next step.
+    private func makeParents(of path: String) {
+        var built = ""
+        for part in path.split(separator: "/").dropLast() {
+            built += "/" + part
+            mkdir(built, 0o755)
+        }
     }
 
     /// Take the engine's lock for the life of the descriptor; EBUSY when another engine has it.
@@ -99,8 +109,19 @@ package func readToEnd(_ fd: Int32, limit: Int = 65536) -> String {
 
 /// Keep the engine alive and its memory present where that is permitted: a filesystem may be mounted on its volumes.
 package func protectFromMemoryPressure() {
+    // With a limit on locked memory every later allocation could fail: then rather not at all. 4: MCL_ONFAULT, without
+    // which every thread's stack and all of the arena would be filled in now.
+    if mayLockMemory { mlockall(Int32(MCL_CURRENT) | Int32(MCL_FUTURE) | 4) }
     if geteuid() == 0 {
         _ = cairn_flush_exempt()
         if let fd = try? openFile("/proc/self/oom_score_adj", O_WRONLY) { _ = write(fd.raw, "-1000", 5) }
     }
+}
+
+private var mayLockMemory: Bool {
+    // CAP_IPC_LOCK is bit 14.
+    for line in (readSmallFile("/proc/self/status") ?? "").split(separator: "\n") where line.hasPrefix("CapEff:") {
+        return (UInt64(trimmed(String(line.dropFirst(7))), radix: 16) ?? 0) & (1 << 14) != 0
+    }
+    return false
 }

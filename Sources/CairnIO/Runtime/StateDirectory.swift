@@ -42,11 +42,20 @@ package struct StateDirectory: Sendable {
             let c = Character(UnicodeScalar(byte))
             name += c.isLetter && byte < 128 || c.isNumber && byte < 128 || c == "." || c == "-" ? String(c) : "_\(byte)"
         }
-        return path + "/" + String(name.prefix(200))
+        if name.utf8.count > 200 {
+            // A file's name has at most 255 bytes; the checksum stands for what is cut off.
+            let sum = name.utf8.reduce(0xcbf2_9ce4_8422_2325 as UInt64) { ($0 ^ UInt64($1)) &* 0x100_0000_01b3 }
+            name = String(name.prefix(180)) + "+" + String(sum, radix: 16)
+        }
+        return path + "/" + name
     }
 
     package func record(_ identity: DeviceIdentity) -> Record? {
-        guard let text = readSmallFile(file(identity), limit: 4096) else { return nil }
+        let name = file(identity)
+        guard let text = readSmallFile(name, limit: 4096) else {
+            // There but unreadable: trust nothing.
+            return access(name, F_OK) == 0 ? Record(cache: "?", writtenAlone: true) : nil
+        }
         let lines = text.split(separator: "\n")
         guard lines.count >= 3, lines[0] == "cairn-state 1", lines[1].hasPrefix("cache "), lines[2].hasPrefix("alone ") else {
             return Record(cache: "?", writtenAlone: true)  // damaged: trust nothing
