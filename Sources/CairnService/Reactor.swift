@@ -92,6 +92,8 @@ final class Reactor {
     private func timeout() -> Nanoseconds? {
         var next = engine.nextDeadline
         for case let client? in clients { if let d = client.nbd.deadline, next.map({ d < $0 }) ?? true { next = d } }
+        // What the kernel would not take now is offered again soon.
+        if io.mustSubmit { return .milliseconds(1) }
         return next.map { $0 - monotonicNow() }
     }
 

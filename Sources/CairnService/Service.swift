@@ -54,7 +54,7 @@ package final class Service: @unchecked Sendable {
             startThread { status.give(service.begin()) }
             service.reactor.run()
             unlink(directory.socket)
-            unlink(directory.lockFile)
+            // The lock file stays: two engines must never lock two inodes of that name.
             _ = lock.raw
             return status.wait(milliseconds: 10) ?? 0
         } catch {

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# The main job, end to end, on files in a temporary directory: a cache that survives its engine.
+set -eu
+say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+run() { printf '$ %s\n' "$*"; "$@"; }
+cairn() { "$CAIRN" "$@"; }
+dir=$(mktemp -d)
+export CAIRN_RUNTIME_DIR=$dir/run CAIRN_STATE_DIR=$dir/state
+mkdir -m 700 "$CAIRN_RUNTIME_DIR" "$CAIRN_STATE_DIR"
+trap 'cairn engine stop --force >/dev/null 2>&1 || true; rm -rf "$dir"' EXIT
+cd "$dir"
+
+say "A slow device, a fast one and some data (all of them files here)"
+run truncate -s 256M backing.img
+run truncate -s 64M cache.img
+head -c 32M /dev/urandom > data.img
+S=$(($(stat -c %s backing.img) / 512))
+
+say "The fast device becomes a cache of the slow one"
+run cairn format-cache --target ssdcache --backing backing.img --blocksize 256 --yes cache.img
+
+say "create starts an engine in the background and answers when I/O works"
+run cairn create fast --table "0 $S ssdcache backing.img cache.img blocksize 256 writethrough"
+uri=$(cairn info -c --noheadings -o uri fast)
+run cairn ls --tree
+run nbdinfo --size "$uri"
+
+say "A real NBD client writes 32 MiB and reads them back"
+run nbdcopy data.img "$uri"
+run nbdcopy "$uri" back.img
+cmp -n $((32 << 20)) data.img back.img && echo "same data"
+run cairn status fast
+
+say "The backing belongs to the cache now: nobody else may have it"
+echo "0 $S linear backing.img 0" | cairn create plain || echo "(refused, as it should be)"
+
+say "Change the mode of the running volume: load, then swap"
+run cairn load fast --table "0 $S ssdcache backing.img cache.img blocksize 256 readcache"
+run cairn resume fast
+run cairn table fast
+run cairn message fast 0 hello || echo "(ssdcache takes no messages yet)"
+
+say "Stop the engine; everything is on disk"
+run cairn remove fast
+run cairn engine stop
+run cairn probe cache.img
+
+say "Start again: the cache is warm, the data is there"
+run cairn create fast --table "0 $S ssdcache backing.img cache.img blocksize 256 writethrough"
+run nbdcopy "$(cairn info -c --noheadings -o uri fast)" again.img
+cmp -n $((32 << 20)) data.img again.img && echo "same data"
+run cairn status fast
+hits=$(cairn status fast | sed -n 's/.*clean \([0-9]*\) .*/\1/p')
+[ "$hits" -gt 0 ] && echo "$hits reads came from the cache"
+run cairn remove fast
+run cairn engine stop
+say "Done; the temporary directory goes away"
