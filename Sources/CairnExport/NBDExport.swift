@@ -75,6 +75,9 @@ package struct NBDLimits: Sendable {
     package var requests = 128
     /// Arena bytes that one connection may hold: payloads in flight and answers not sent yet.
     package var bytes: UInt64 = 64 << 20
+    /// Arena bytes that every connection gets, whatever the others hold. Times the connections a service allows, this
+    /// should be at most a fifth of the arena.
+    package var guaranteed: UInt64 = 128 << 10
     /// Longest payload in bytes, announced to clients that ask; a quarter of the arena is the most.
     package var payload: UInt32 = 32 << 20
     /// Options in one handshake.

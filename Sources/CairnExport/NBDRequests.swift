@@ -179,12 +179,17 @@ extension NBDConnection {
     }
     static func cost(of buffer: Buffer) -> UInt64 { buffer.isNone ? 0 : cost(Int(buffer.length)) }
 
-    /// A connection that holds memory gets more only while as much is free for the others: however many clients do not
-    /// take their answers, a newcomer still finds a share.
+    /// Two shares of what clients may take. A quarter is kept so that every connection can always hold
+    /// `limits.guaranteed` bytes, however many others never take their answers; of the rest a connection gets more only
+    /// while as much is free for the others.
     private func allocate(_ bytes: Int) -> Buffer? {
         let cost = Self.cost(bytes)
-        let free = UInt64(max(0, arena.freePages - arena.reservedPages) * BufferArena.pageSize)
-        if held > 0 && (held + cost > limits.bytes || held + cost > free) { return nil }
+        if held + cost > limits.guaranteed {
+            if held > 0 && held + cost > limits.bytes { return nil }
+            let kept = (arena.pageCount - arena.reservedPages) / 4
+            let free = UInt64(max(0, arena.freePages - arena.reservedPages - kept) * BufferArena.pageSize)
+            if cost > free || (held > 0 && held + cost > free) { return nil }
+        }
         guard let buffer = arena.allocate(bytes, for: .client) else { return nil }
         held += cost
         return buffer

@@ -214,6 +214,7 @@ final class Peer {
             if answersAtOnce { while !waiting.isEmpty { complete(0) } }
             if takesOutput { while nbd.wantsWrite { moved = drain(.max) || moved } }
             nbd.retry()
+            moved = moved || !nbd.requests.isEmpty
         }
     }
 
