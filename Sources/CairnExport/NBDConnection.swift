@@ -4,87 +4,133 @@ package import CairnEngine
 /// One NBD client: fixed newstyle handshake, then transmission. A state machine over bytes: the service receives into
 /// `receiveSpace`, reports `received`, hands `requests` to the engine, reports `completed`, and sends what `gather` gives.
 /// Replies leave in the order of completion. Nothing a client sends may trap or grow memory past `NBDLimits`.
+///
+/// Back pressure: when memory, slots or the client's own appetite for answers run short, the next request stays in the
+/// inbox, `isBlocked` is true and nothing more is received. The service calls `retry` on every blocked connection once
+/// something was completed or sent, on this or on another connection, since they share one arena.
 package final class NBDConnection {
     enum Stage { case clientFlags, options, transmission, closing, closed }
-    enum Kind: UInt8 { case read, write, flush, trim, zero, zeroByWriting }
+    enum Kind: UInt8 { case read, write, flush, trim, zero, zeroByWriting, prefetch }
 
-    /// A request of the client that is not answered yet.
+    /// A request that the engine has or that waits for its payload.
     struct InFlight {
         var used = false
-        var cookie: UInt64 = 0
         var kind = Kind.read
         var flags: UInt16 = 0
+        var cookie: UInt64 = 0
         var offset: UInt64 = 0
         var length: UInt64 = 0
         var buffer = Buffer.none
-        /// zeroByWriting: how far it has come.
+        /// zeroByWriting and prefetch: how far it has come.
         var done: UInt64 = 0
-        var status = IOStatus.ok
     }
 
     let directory: any NBDDirectory
     let arena: BufferArena
     let limits: NBDLimits
-    var stage = Stage.clientFlags
-    var output: NBDOutput
-    var export: NBDExport?
-    var structured = false
-    var noZeroes = false
-    var metaSelected = false
-    var optionsSeen = 0
-    private let deadlineAt: Nanoseconds
+    /// Longest payload in bytes that we take: the announced maximum.
+    let longestPayload: UInt32
 
-    // Input: a block of bytes, or a payload being received in place.
-    private let inbox: UnsafeMutableRawBufferPointer
-    private var inStart = 0
-    private var inEnd = 0
-    private var skip: UInt64 = 0
-    private var afterSkip: (slot: Int, status: IOStatus)?
-    private var filling: (slot: Int, filled: Int)?
-    private var starved = false
+    // What the handshake has agreed on.
+    var stage = Stage.clientFlags
+    var fixedNewstyle = false
+    var noZeroes = false
+    var structured = false
+    /// Canonical name of the export whose base:allocation the client selected.
+    var metaExport: String?
+    var optionsSeen = 0
+    var export: NBDExport?
+    private var opened = false
+
+    // Input: a block of bytes, or a large payload being received in place.
+    let inbox: UnsafeMutableRawBufferPointer
+    var inStart = 0
+    var inEnd = 0
+    /// Bytes to throw away, and whom to answer after them.
+    var skip: UInt64 = 0
+    var refusal: (cookie: UInt64, status: IOStatus)?
+    /// The write whose payload comes now.
+    var filling: (slot: Int, filled: Int)?
+    private var inPlace = false
+    package internal(set) var isBlocked = false
 
     var slots: [InFlight] = []
     var freeSlots: [Int] = []
-    package private(set) var inFlight = 0
-    private var bytesInFlight: UInt64 = 0
+    /// Requests that the engine has not answered.
+    package internal(set) var inFlight = 0
+    /// Arena bytes this connection holds, as the arena counts them.
+    package internal(set) var held: UInt64 = 0
+    var zeroes = Buffer.none
+    var zeroUsers = 0
+
+    var output: NBDOutput
+    var extents: [(length: UInt32, bits: UInt32)] = []
 
     /// New requests for the engine; the token is the slot. The service takes and clears them.
     package var requests: [Request] = []
     /// Why the connection ended, for the log; nil when the client said good-bye.
     package private(set) var problem: String?
 
+    private let handshakeEnd: Nanoseconds
+    private var lastSeen: Nanoseconds?
+
     package init(directory: any NBDDirectory, arena: BufferArena, limits: NBDLimits, now: Nanoseconds) {
         self.directory = directory
         self.arena = arena
         self.limits = limits
-        deadlineAt = now + limits.handshake
+        longestPayload = Self.longestPayload(limits, arena)
+        handshakeEnd = now + limits.handshake
         output = NBDOutput(arena: arena)
         inbox = .allocate(byteCount: 128 << 10, alignment: 64)
         output.integer(NBDWire.magic)
         output.integer(NBDWire.optionMagic)
-        output.integer(UInt16(3))  // FIXED_NEWSTYLE | NO_ZEROES
+        output.integer(NBDWire.HandshakeFlag.fixedNewstyle | NBDWire.HandshakeFlag.noZeroes)
     }
-    deinit { inbox.deallocate() }
+    deinit {
+        inbox.deallocate()
+        for slot in slots where slot.used && slot.kind != .zeroByWriting { arena.release(slot.buffer) }
+        arena.release(zeroes)
+    }
+
+    /// A payload that the arena could never give would block its client for ever.
+    private static func longestPayload(_ limits: NBDLimits, _ arena: BufferArena) -> UInt32 {
+        max(4096, min(limits.payload, UInt32(clamping: arena.maximumAllocation / 4)) & ~0xFFF)
+    }
 
     package var volume: UInt32? { export?.volume }
     package var isHandshaking: Bool { stage == .clientFlags || stage == .options }
-    /// When the connection must be dropped if it is still shaking hands.
-    package var deadline: Nanoseconds? { isHandshaking ? deadlineAt : nil }
     package var wantsWrite: Bool { !output.isEmpty }
     /// All is answered and sent, or nothing more can be: the socket may be closed.
     package var isFinished: Bool { stage == .closed || (stage == .closing && inFlight == 0 && output.isEmpty) }
 
+    /// When the connection must be dropped: still shaking hands, or gone without taking its last answers.
+    /// The second only for a service that tells the time with `received` and `completed`.
+    package var deadline: Nanoseconds? {
+        if isHandshaking { return handshakeEnd }
+        guard stage == .closing, inFlight == 0 else { return nil }
+        return export == nil ? handshakeEnd : lastSeen.map { $0 + limits.farewell }
+    }
+
     // MARK: Receiving
 
-    /// Where the next bytes go; empty when none are wanted now.
+    /// Where the next bytes go; empty when none are wanted now. Valid until the next call of anything.
     package func receiveSpace() -> UnsafeMutableRawBufferPointer {
-        if stage == .closing || stage == .closed || starved || output.pending > 64 << 20 {
+        inPlace = false
+        if stage == .closing || stage == .closed || isBlocked || output.isCrowded {
             return UnsafeMutableRawBufferPointer(start: nil, count: 0)
         }
         if let filling, inStart == inEnd {
-            return UnsafeMutableRawBufferPointer(rebasing: arena.bytes(slots[filling.slot].buffer)[filling.filled...])
+            let rest = arena.bytes(slots[filling.slot].buffer)[filling.filled...]
+            // The end of a payload comes with the requests behind it, into the inbox.
+            if rest.count >= 16 << 10 {
+                inPlace = true
+                return UnsafeMutableRawBufferPointer(rebasing: rest)
+            }
         }
-        if inStart > 0 {
+        if inStart == inEnd {
+            inStart = 0
+            inEnd = 0
+        } else if inStart > 0 && inbox.count - inEnd < 96 << 10 {
             inbox.copyMemory(from: UnsafeRawBufferPointer(rebasing: inbox[inStart..<inEnd]))
             inEnd -= inStart
             inStart = 0
@@ -92,181 +138,66 @@ package final class NBDConnection {
         return UnsafeMutableRawBufferPointer(rebasing: inbox[inEnd...])
     }
 
-    package func received(_ count: Int) {
-        if let filling, inStart == inEnd { filled(filling.slot, filling.filled + count) } else { inEnd += count }
+    /// `count` bytes were put into the last `receiveSpace`.
+    package func received(_ count: Int, now: Nanoseconds? = nil) {
+        if let now { lastSeen = now }
+        if stage == .closing || stage == .closed || count <= 0 { return }
+        if inPlace, let filling {
+            inPlace = false
+            filled(filling.slot, filling.filled + count)
+        } else {
+            precondition(count <= inbox.count - inEnd, "more was received than there was room for")
+            inEnd += count
+        }
         parse()
     }
 
-    /// Memory or a slot has become free: go on with what waits in the inbox.
-    package func retry() {
-        if !starved { return }
-        starved = false
-        parse()
-    }
+    /// Memory, a slot or room for answers may have become free: go on with what waits in the inbox.
+    package func retry() { if isBlocked { parse() } }
 
-    private func parse() {
-        while !starved {
+    func parse() {
+        isBlocked = false
+        while stage != .closing && stage != .closed {
             if skip > 0 {
-                let part = Int(min(skip, UInt64(inEnd - inStart)))
-                inStart += part
-                skip -= UInt64(part)
-                if skip > 0 { return }
-                if let (slot, status) = afterSkip { afterSkip = nil; finish(slot, status) }
-                continue
-            }
-            if let current = filling {
-                let want = Int(slots[current.slot].buffer.length) - current.filled
-                let part = min(want, inEnd - inStart)
-                if part == 0 { return }
-                let target = UnsafeMutableRawBufferPointer(
-                    rebasing: arena.bytes(slots[current.slot].buffer)[current.filled..<current.filled + part])
-                target.copyMemory(from: UnsafeRawBufferPointer(rebasing: inbox[inStart..<inStart + part]))
-                inStart += part
-                filled(current.slot, current.filled + part)
-                continue
-            }
-            switch stage {
-            case .clientFlags: if !parseClientFlags() { return }
-            case .options: if !parseOption() { return }
-            case .transmission: if !parseRequest() { return }
-            case .closing, .closed: return
-            }
-        }
-    }
-
-    private func load<T: FixedWidthInteger>(_ type: T.Type, _ offset: Int) -> T {
-        T(bigEndian: UnsafeRawBufferPointer(inbox).loadUnaligned(fromByteOffset: inStart + offset, as: T.self))
-    }
-
-    private func parseClientFlags() -> Bool {
-        if inEnd - inStart < 4 { return false }
-        let flags = load(UInt32.self, 0)
-        inStart += 4
-        if flags & ~3 != 0 || flags & 1 == 0 {
-            fail("unknown client flags")
-            return false
-        }
-        noZeroes = flags & 2 != 0
-        stage = .options
-        return true
-    }
-
-    private func parseOption() -> Bool {
-        if inEnd - inStart < 16 { return false }
-        let magic = load(UInt64.self, 0), number = load(UInt32.self, 8), length = load(UInt32.self, 12)
-        optionsSeen += 1
-        if magic != NBDWire.optionMagic || optionsSeen > 1000 || length > 1 << 20 {
-            fail("a bad option header")
-            return false
-        }
-        if length > 64 << 10 {
-            inStart += 16
-            skip = UInt64(length)
-            reply(number, NBDWire.Reply.tooBig)
-            return true
-        }
-        if inEnd - inStart < 16 + Int(length) { return false }
-        let data = Array(inbox[inStart + 16..<inStart + 16 + Int(length)])
-        inStart += 16 + Int(length)
-        handleOption(number, data)
-        return true
-    }
-
-    private func parseRequest() -> Bool {
-        if inEnd - inStart < NBDWire.requestLength { return false }
-        guard load(UInt32.self, 0) == NBDWire.requestMagic else {
-            fail("bad request magic")
-            return false
-        }
-        let flags = load(UInt16.self, 4), type = load(UInt16.self, 6)
-        let cookie = load(UInt64.self, 8), offset = load(UInt64.self, 16), length = load(UInt32.self, 24)
-        if inFlight >= limits.requests || (inFlight > 0 && bytesInFlight + UInt64(length) > limits.bytes && carriesData(type)) {
-            starved = true
-            return false
-        }
-        return handle(flags, NBDWire.Command(rawValue: type), cookie, offset, length)
-    }
-
-    private func carriesData(_ type: UInt16) -> Bool { type <= 1 }
-
-    // MARK: Requests
-
-    /// False when it has to wait for memory: the header stays in the inbox.
-    private func handle(_ flags: UInt16, _ command: NBDWire.Command?, _ cookie: UInt64, _ offset: UInt64, _ length: UInt32) -> Bool {
-        guard let export else { return false }
-        let status = check(export, flags, command, offset, length)
-        if command == .disconnect {
-            inStart += NBDWire.requestLength
-            stage = .closing
-            return true
-        }
-        var entry = InFlight(used: true, cookie: cookie, flags: flags, offset: offset, length: UInt64(length))
-        if !status.isOK || length == 0 && command != .flush {
-            inStart += NBDWire.requestLength
-            entry.kind = command == .read ? .read : .flush  // kind only decides the form of the answer
-            if command == .write && length > limits.payload * 2 { fail("an absurd payload"); return false }
-            let slot = take(entry)
-            if command == .write && length > 0 {
-                skip = UInt64(length)
-                afterSkip = (slot, status)
+                if !skipSome() { return }
+            } else if let current = filling {
+                if !fillSome(current.slot, current.filled) { return }
+            } else if output.isCrowded {
+                isBlocked = true
+                return
             } else {
-                slots[slot].length = 0
-                finish(slot, status)
+                let more = switch stage {
+                case .clientFlags: parseClientFlags()
+                case .options: parseOption()
+                case .transmission: parseRequest()
+                case .closing, .closed: false
+                }
+                if !more { return }
             }
-            return true
         }
-        switch command {
-        case .read, .write:
-            guard let buffer = arena.allocate(Int(length), for: .client) else {
-                starved = true
-                return false
-            }
-            entry.buffer = buffer
-            entry.kind = command == .read ? .read : .write
-        case .flush: entry.kind = .flush
-        case .trim: entry.kind = .trim
-        case .writeZeroes: entry.kind = export.canWriteZeroes ? .zero : .zeroByWriting
-        case .cache, .disconnect, nil: entry.kind = .flush
-        case .blockStatus: entry.kind = .flush
-        }
-        inStart += NBDWire.requestLength
-        let slot = take(entry)
-        switch command {
-        case .write:
-            filling = (slot, 0)
-        case .cache: finish(slot, .ok)
-        case .blockStatus: answerBlockStatus(slot, export)
-        default: issue(slot)
+    }
+
+    private func skipSome() -> Bool {
+        let part = Int(min(skip, UInt64(inEnd - inStart)))
+        inStart += part
+        skip -= UInt64(part)
+        if skip > 0 { return false }
+        if let (cookie, status) = refusal {
+            refusal = nil
+            answer(cookie, .write, status)
         }
         return true
     }
 
-    private func check(
-        _ export: NBDExport, _ flags: UInt16, _ command: NBDWire.Command?, _ offset: UInt64, _ length: UInt32
-    ) -> IOStatus {
-        typealias F = NBDWire.CommandFlag
-        let allowed: UInt16
-        switch command {
-        case .read: allowed = F.fua | (structured ? F.df : 0)
-        case .write, .trim, .flush, .cache: allowed = F.fua
-        case .writeZeroes: allowed = F.fua | F.noHole | F.fastZero
-        case .blockStatus: allowed = F.fua | F.requestOne
-        case .disconnect: return .ok
-        case nil: return .invalid
-        }
-        if flags & ~allowed != 0 { return .invalid }
-        if command == .flush { return offset == 0 && length == 0 ? .ok : .invalid }
-        let changes = command == .write || command == .trim || command == .writeZeroes
-        if changes && export.readOnly { return .permission }
-        if command == .trim && !export.canTrim { return .invalid }
-        if command == .blockStatus && !metaSelected { return .invalid }
-        if (command == .read || command == .write) && length > limits.payload { return command == .read ? IOStatus(errno: 75) : .invalid }
-        let (end, overflow) = offset.addingReportingOverflow(UInt64(length))
-        if overflow || end > export.size { return command == .write || command == .writeZeroes ? .noSpace : .invalid }
-        let block = UInt64(export.minimumBlock)
-        if offset % block != 0 || UInt64(length) % block != 0 { return .invalid }
-        if command == .writeZeroes && flags & F.fastZero != 0 && !export.canWriteZeroes { return .unsupported }
-        return .ok
+    private func fillSome(_ slot: Int, _ have: Int) -> Bool {
+        let space = arena.bytes(slots[slot].buffer)[have...]
+        let part = min(space.count, inEnd - inStart)
+        if part == 0 { return false }
+        UnsafeMutableRawBufferPointer(rebasing: space).copyMemory(
+            from: UnsafeRawBufferPointer(rebasing: inbox[inStart..<inStart + part]))
+        inStart += part
+        filled(slot, have + part)
+        return true
     }
 
     private func filled(_ slot: Int, _ count: Int) {
@@ -278,135 +209,34 @@ package final class NBDConnection {
         }
     }
 
-    private func issue(_ slot: Int) {
-        let entry = slots[slot]
-        var flags: OperationFlags = entry.flags & NBDWire.CommandFlag.fua != 0 && entry.kind != .read && entry.kind != .flush ? .fua : []
-        if entry.flags & NBDWire.CommandFlag.noHole != 0 { flags.insert(.noHole) }
-        let operation: Operation
-        switch entry.kind {
-        case .read: operation = .read
-        case .write: operation = .write
-        case .flush: operation = .flush
-        case .trim: operation = .discard
-        case .zero: operation = .writeZeroes
-        case .zeroByWriting: return writeSomeZeroes(slot)
-        }
-        let flush = operation == .flush
-        requests.append(
-            Request(
-                operation: operation, flags: flags, sector: flush ? .zero : Bytes(entry.offset).sectors,
-                count: flush ? .zero : Bytes(entry.length).sectors, buffer: entry.buffer, token: UInt64(slot)))
+    var available: Int { inEnd - inStart }
+
+    func load<T: FixedWidthInteger & BitwiseCopyable>(_ type: T.Type, _ offset: Int) -> T {
+        T(bigEndian: UnsafeRawBufferPointer(inbox).loadUnaligned(fromByteOffset: inStart + offset, as: T.self))
     }
 
-    /// Write zeroes where the volume has no operation for it: one piece of up to 1 MiB after the other.
-    private func writeSomeZeroes(_ slot: Int) {
-        let size = Int(min(1 << 20, slots[slot].length - slots[slot].done))
-        guard let buffer = arena.allocate(size, for: .client) else { return finish(slot, .noMemory) }
-        let bytes = arena.bytes(buffer)
-        if let start = bytes.baseAddress { start.initializeMemory(as: UInt8.self, repeating: 0, count: bytes.count) }
-        slots[slot].buffer = buffer
-        let flags: OperationFlags = slots[slot].flags & NBDWire.CommandFlag.fua != 0 ? .fua : []
-        requests.append(
-            Request(
-                operation: .write, flags: flags, sector: Bytes(slots[slot].offset + slots[slot].done).sectors,
-                count: Bytes(UInt64(size)).sectors, buffer: buffer, token: UInt64(slot)))
-    }
+    // MARK: Completions
 
     /// The engine has answered the request with this token.
-    package func completed(_ token: UInt64, _ status: IOStatus) {
+    package func completed(_ token: UInt64, _ status: IOStatus, now: Nanoseconds? = nil) {
+        if let now { lastSeen = now }
         let slot = Int(token)
         precondition(slot < slots.count && slots[slot].used, "an answer for a request that is not in flight")
-        if slots[slot].kind == .zeroByWriting && status.isOK {
-            slots[slot].done += UInt64(slots[slot].buffer.length)
-            arena.release(slots[slot].buffer)
-            slots[slot].buffer = .none
-            if slots[slot].done < slots[slot].length { return writeSomeZeroes(slot) }
-        }
+        if status.isOK && advance(slot) { return }
         finish(slot, status)
         retry()
     }
 
-    private func take(_ entry: InFlight) -> Int {
-        inFlight += 1
-        bytesInFlight += UInt64(entry.buffer.length)
-        if let slot = freeSlots.popLast() {
-            slots[slot] = entry
-            return slot
-        }
-        slots.append(entry)
-        return slots.count - 1
-    }
+    // MARK: Sending
 
-    /// Answer and forget. A read's buffer goes to the output, every other is released.
-    func finish(_ slot: Int, _ status: IOStatus) {
-        let entry = slots[slot]
-        give(slot)
-        if stage == .closed {
-            arena.release(entry.buffer)
-            return
-        }
-        if structured && entry.kind == .read {
-            answerStructuredRead(entry, status)
-        } else {
-            output.integer(NBDWire.simpleReplyMagic)
-            output.integer(NBDWire.error(status))
-            output.integer(entry.cookie)
-            if entry.kind == .read && status.isOK && !entry.buffer.isNone {
-                output.payload(entry.buffer)
-            } else {
-                arena.release(entry.buffer)
-            }
-        }
-    }
+    /// Appends what to send next to `list`, until that has `most` entries. Valid until the next call of anything.
+    package func gather(into list: inout [UnsafeRawBufferPointer], most: Int) { output.gather(into: &list, most: most) }
 
-    func give(_ slot: Int) {
-        bytesInFlight -= min(bytesInFlight, UInt64(slots[slot].buffer.length))
-        slots[slot] = InFlight()
-        freeSlots.append(slot)
-        inFlight -= 1
-    }
-
-    private func answerStructuredRead(_ entry: InFlight, _ status: IOStatus) {
-        if status.isOK && !entry.buffer.isNone {
-            chunk(entry.cookie, NBDWire.Chunk.offsetData, 8 + entry.buffer.length)
-            output.integer(entry.offset)
-            output.payload(entry.buffer)
-            return
-        }
-        arena.release(entry.buffer)
-        if status.isOK { return chunk(entry.cookie, NBDWire.Chunk.none, 0) }
-        chunk(entry.cookie, NBDWire.Chunk.error, 6)
-        output.integer(NBDWire.error(status))
-        output.integer(UInt16(0))
-    }
-
-    func chunk(_ cookie: UInt64, _ type: UInt16, _ length: UInt32) {
-        output.integer(NBDWire.structuredReplyMagic)
-        output.integer(NBDWire.Chunk.done)
-        output.integer(type)
-        output.integer(cookie)
-        output.integer(length)
-    }
-
-    private func answerBlockStatus(_ slot: Int, _ export: NBDExport) {
-        let entry = slots[slot]
-        give(slot)
-        var extents: [(UInt32, UInt32)] = []
-        var at = entry.offset
-        let end = entry.offset + entry.length
-        let most = entry.flags & NBDWire.CommandFlag.requestOne != 0 ? 1 : 1024
-        while at < end && extents.count < most {
-            let (count, bits) = directory.extent(export.volume, at: Bytes(at).sectors, count: Bytes(end - at).sectors)
-            let length = min(max(count.bytes.count, 512), end - at)
-            extents.append((UInt32(clamping: length), bits))
-            at += length
-        }
-        chunk(entry.cookie, NBDWire.Chunk.blockStatus, UInt32(4 + extents.count * 8))
-        output.integer(UInt32(1))
-        for (length, bits) in extents {
-            output.integer(length)
-            output.integer(bits)
-        }
+    /// `count` bytes of it were sent. The service then calls `retry` and looks at `requests`.
+    package func sent(_ count: Int) {
+        var freed: UInt64 = 0
+        output.sent(count) { freed += Self.cost(Int($0.length)) }
+        held -= freed
     }
 
     // MARK: Ends
@@ -416,25 +246,33 @@ package final class NBDConnection {
         stage = .closing
     }
 
+    /// Transmission begins.
+    func enter(_ found: NBDExport) {
+        export = found
+        opened = true
+        stage = .transmission
+        if metaExport != found.name { metaExport = nil }  // a selection counts for the export it was made for
+        slots.reserveCapacity(limits.requests)
+        freeSlots.reserveCapacity(limits.requests)
+    }
+
     /// The socket is gone or the service drops the client. Requests in flight still come back through `completed`.
     package func disconnected() {
         if stage == .closed { return }
-        if let export, stage == .transmission || stage == .closing, opened { directory.close(export) }
-        opened = false
         stage = .closed
-        if let (slot, _) = afterSkip { afterSkip = nil; give(slot) }
-        if let current = filling {
+        isBlocked = false
+        refusal = nil
+        skip = 0
+        if let (slot, _) = filling {
             filling = nil
-            let buffer = slots[current.slot].buffer
-            give(current.slot)
-            arena.release(buffer)
+            finish(slot, .shutdown)
         }
         output.releaseAll()
+        // What is left belongs to requests of the engine.
+        held = 0
+        for slot in slots where slot.used && slot.kind != .zeroByWriting { held += Self.cost(of: slot.buffer) }
+        held += Self.cost(of: zeroes)
+        if opened, let export { directory.close(export) }
+        opened = false
     }
-    var opened = false
-
-    // MARK: Sending
-
-    package func gather(into list: inout [UnsafeRawBufferPointer], most: Int) { output.gather(into: &list, most: most) }
-    package func sent(_ count: Int) { output.sent(count) }
 }

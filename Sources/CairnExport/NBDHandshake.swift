@@ -1,123 +1,179 @@
 import CairnCore
 
-/// The options of the handshake.
+/// The handshake: client flags, then options until one of them leads to transmission or ends the connection.
 extension NBDConnection {
-    func reply(_ option: UInt32, _ type: UInt32, _ text: String = "") {
-        output.integer(NBDWire.replyMagic)
-        output.integer(option)
-        output.integer(type)
-        output.integer(UInt32(text.utf8.count))
-        output.text(text)
+    /// Longer option data is thrown away and refused; beyond `absurdOption` the client is dropped.
+    private static let longestOption: UInt32 = 64 << 10
+    private static let absurdOption: UInt32 = 1 << 20
+
+    func parseClientFlags() -> Bool {
+        if available < 4 { return false }
+        let flags = load(UInt32.self, 0)
+        inStart += 4
+        if flags & ~3 != 0 {
+            fail("client flags that nobody has defined")
+            return false
+        }
+        fixedNewstyle = flags & UInt32(NBDWire.HandshakeFlag.fixedNewstyle) != 0
+        noZeroes = flags & UInt32(NBDWire.HandshakeFlag.noZeroes) != 0
+        stage = .options
+        return true
     }
 
-    func handleOption(_ number: UInt32, _ data: [UInt8]) {
+    /// False when the option is not there as a whole, or was the last thing to be read.
+    func parseOption() -> Bool {
+        if available < NBDWire.optionHeaderLength { return false }
+        let magic = load(UInt64.self, 0), number = load(UInt32.self, 8), length = load(UInt32.self, 12)
+        let naming = number == NBDWire.Option.exportName.rawValue
+        if magic != NBDWire.optionMagic || length > Self.absurdOption || (naming && length > NBDWire.longestText) {
+            fail("a malformed option")
+            return false
+        }
+        if !fixedNewstyle && !naming {
+            fail("an option that needs the fixed newstyle, which the client does not speak")
+            return false
+        }
+        if length <= Self.longestOption && available < NBDWire.optionHeaderLength + Int(length) { return false }
+        optionsSeen += 1
+        if optionsSeen > limits.options {
+            fail("more than \(limits.options) options")
+            return false
+        }
+        inStart += NBDWire.optionHeaderLength
+        if length > Self.longestOption {
+            skip = UInt64(length)
+            refuse(number, NBDWire.Reply.tooBig, "the option's data is too long")
+            return true
+        }
+        let data = Array(inbox[inStart..<inStart + Int(length)])
+        inStart += Int(length)
+        handleOption(number, data)
+        return true
+    }
+
+    private func handleOption(_ number: UInt32, _ data: [UInt8]) {
         switch NBDWire.Option(rawValue: number) {
         case .exportName: exportName(data)
         case .abort:
-            reply(number, NBDWire.Reply.ack)
+            acknowledge(number)
             stage = .closing
         case .list: list(number, data)
         case .info, .go: infoOrGo(number, data)
         case .structuredReply:
-            if !data.isEmpty { return reply(number, NBDWire.Reply.invalid, "no data belongs to this option") }
+            if !data.isEmpty { return refuse(number, NBDWire.Reply.invalid, "no data belongs to this option") }
             structured = true
-            reply(number, NBDWire.Reply.ack)
+            acknowledge(number)
         case .listMeta, .setMeta: metaContext(number, data)
-        case .startTLS, nil: reply(number, NBDWire.Reply.unsupported)
+        case .startTLS: refuse(number, NBDWire.Reply.unsupported, "there is no TLS")
+        case nil: refuse(number, NBDWire.Reply.unsupported, "this option is unknown")
         }
     }
 
+    // MARK: Options
+
     private func exportName(_ data: [UInt8]) {
-        guard data.count <= 4096, let found = directory.lookUp(String(decoding: data, as: UTF8.self)), directory.open(found) else {
+        guard let found = directory.lookUp(String(decoding: data, as: UTF8.self)) else {
             return fail("an unknown export was asked for in a way that allows no answer")
         }
+        if !directory.open(found) { return fail(directory.refusal(found)) }
         enter(found)
         output.integer(found.size)
         output.integer(found.flags(structured: structured))
         if !noZeroes { output.zeroes(124) }
     }
 
-    private func enter(_ found: NBDExport) {
-        export = found
-        opened = true
-        stage = .transmission
-    }
-
     private func list(_ number: UInt32, _ data: [UInt8]) {
-        if !data.isEmpty { return reply(number, NBDWire.Reply.invalid, "LIST has no data") }
+        if !data.isEmpty { return refuse(number, NBDWire.Reply.invalid, "no data belongs to this option") }
         for entry in directory.list() {
-            output.integer(NBDWire.replyMagic)
-            output.integer(number)
-            output.integer(NBDWire.Reply.server)
-            output.integer(UInt32(4 + entry.name.utf8.count + entry.description.utf8.count))
+            reply(number, NBDWire.Reply.server, 4 + entry.name.utf8.count + entry.description.utf8.count)
             output.integer(UInt32(entry.name.utf8.count))
             output.text(entry.name)
             output.text(entry.description)
         }
-        reply(number, NBDWire.Reply.ack)
+        acknowledge(number)
     }
 
     private func infoOrGo(_ number: UInt32, _ data: [UInt8]) {
         var fields = Fields(data)
         guard let name = fields.text(), let count = fields.integer(UInt16.self), fields.left == Int(count) * 2 else {
-            return reply(number, NBDWire.Reply.invalid, "malformed request")
+            return refuse(number, NBDWire.Reply.invalid, "malformed request")
         }
-        var wanted: [UInt16] = []
-        while let type = fields.integer(UInt16.self) { wanted.append(type) }
-        guard let found = directory.lookUp(name) else {
-            return reply(number, NBDWire.Reply.unknown, name.isEmpty ? "name an export: there is not exactly one" : "no such export")
-        }
+        guard let found = directory.lookUp(name) else { return refuseName(number, name) }
         let going = number == NBDWire.Option.go.rawValue
-        if going && !directory.open(found) { return reply(number, NBDWire.Reply.policy, "the volume cannot be opened now") }
-        info(number, 0, 12) { output in
-            output.integer(found.size)
-            output.integer(found.flags(structured: structured))
+        if going && !directory.open(found) { return refuse(number, NBDWire.Reply.policy, directory.refusal(found)) }
+        info(number, NBDWire.Info.export, 10)
+        output.integer(found.size)
+        output.integer(found.flags(structured: structured))
+        var told = false, described = false
+        while let type = fields.integer(UInt16.self) {
+            if type == NBDWire.Info.name && !told {
+                told = true
+                info(number, type, found.name.utf8.count)
+                output.text(found.name)
+            } else if type == NBDWire.Info.description && !described && !found.description.isEmpty {
+                described = true
+                info(number, type, found.description.utf8.count)
+                output.text(found.description)
+            }
         }
-        if wanted.contains(1) { info(number, 1, 2 + found.name.utf8.count) { $0.text(found.name) } }
-        if wanted.contains(2) { info(number, 2, 2 + found.description.utf8.count) { $0.text(found.description) } }
-        info(number, 3, 14) { output in
-            output.integer(found.minimumBlock)
-            output.integer(max(found.preferredBlock, found.minimumBlock))
-            output.integer(limits.payload)
-        }
-        reply(number, NBDWire.Reply.ack)
+        // Told whether asked for or not: who breaks it gets EINVAL.
+        info(number, NBDWire.Info.blockSize, 12)
+        output.integer(found.minimumBlock)
+        output.integer(max(found.minimumBlock, min(found.preferredBlock, longestPayload)))
+        output.integer(max(found.minimumBlock, longestPayload))
+        acknowledge(number)
         if going { enter(found) }
     }
 
-    private func info(_ number: UInt32, _ type: UInt16, _ length: Int, _ body: (inout NBDOutput) -> Void) {
-        output.integer(NBDWire.replyMagic)
-        output.integer(number)
-        output.integer(NBDWire.Reply.info)
-        output.integer(UInt32(length))
-        output.integer(type)
-        body(&output)
+    private func metaContext(_ number: UInt32, _ data: [UInt8]) {
+        let set = number == NBDWire.Option.setMeta.rawValue
+        if set { metaExport = nil }  // every SET replaces the selection, a failed one too
+        var fields = Fields(data)
+        guard let name = fields.text(), let count = fields.integer(UInt32.self) else {
+            return refuse(number, NBDWire.Reply.invalid, "malformed request")
+        }
+        var hit = !set && count == 0, left = count
+        while left > 0 {
+            guard let query = fields.text() else { return refuse(number, NBDWire.Reply.invalid, "malformed query") }
+            if query == NBDWire.allocationContext || (!set && query == "base:") { hit = true }
+            left -= 1
+        }
+        if fields.left != 0 { return refuse(number, NBDWire.Reply.invalid, "data behind the queries") }
+        if set && !structured { return refuse(number, NBDWire.Reply.invalid, "structured replies come first") }
+        guard let found = directory.lookUp(name) else { return refuseName(number, name) }
+        if hit {
+            if set { metaExport = found.name }
+            reply(number, NBDWire.Reply.metaContext, 4 + NBDWire.allocationContext.utf8.count)
+            output.integer(set ? NBDWire.allocationID : 0)
+            output.text(NBDWire.allocationContext)
+        }
+        acknowledge(number)
     }
 
-    private func metaContext(_ number: UInt32, _ data: [UInt8]) {
-        var fields = Fields(data)
-        guard let name = fields.text(), let count = fields.integer(UInt32.self), count <= 1024 else {
-            return reply(number, NBDWire.Reply.invalid, "malformed request")
-        }
-        let set = number == NBDWire.Option.setMeta.rawValue
-        if set && !structured { return reply(number, NBDWire.Reply.invalid, "structured replies come first") }
-        guard directory.lookUp(name) != nil else { return reply(number, NBDWire.Reply.unknown, "no such export") }
-        var hit = !set && count == 0
-        for _ in 0..<count {
-            guard let query = fields.text() else { return reply(number, NBDWire.Reply.invalid, "malformed query") }
-            if query == "base:allocation" || (!set && query == "base:") { hit = true }
-        }
-        if fields.left != 0 { return reply(number, NBDWire.Reply.invalid, "data behind the queries") }
-        if set { metaSelected = hit }
-        if hit {
-            let context = "base:allocation"
-            output.integer(NBDWire.replyMagic)
-            output.integer(number)
-            output.integer(NBDWire.Reply.metaContext)
-            output.integer(UInt32(4 + context.utf8.count))
-            output.integer(UInt32(set ? 1 : 0))
-            output.text(context)
-        }
-        reply(number, NBDWire.Reply.ack)
+    // MARK: Replies
+
+    private func reply(_ option: UInt32, _ type: UInt32, _ length: Int) {
+        output.integer(NBDWire.replyMagic)
+        output.integer(option)
+        output.integer(type)
+        output.integer(UInt32(length))
+    }
+
+    private func acknowledge(_ option: UInt32) { reply(option, NBDWire.Reply.ack, 0) }
+
+    private func refuse(_ option: UInt32, _ type: UInt32, _ text: String) {
+        reply(option, type, text.utf8.count)
+        output.text(text)
+    }
+
+    private func refuseName(_ option: UInt32, _ name: String) {
+        refuse(option, NBDWire.Reply.unknown, name.isEmpty ? "name an export: there is not exactly one" : "no such export")
+    }
+
+    /// `length` bytes of data follow the type.
+    private func info(_ option: UInt32, _ type: UInt16, _ length: Int) {
+        reply(option, NBDWire.Reply.info, 2 + length)
+        output.integer(type)
     }
 
     /// Big-endian fields of an option's data.
@@ -135,9 +191,9 @@ extension NBDConnection {
             at += size
             return value
         }
-        /// A 32-bit length and that many bytes, at most 4096.
+        /// A 32-bit length and that many bytes of text.
         mutating func text() -> String? {
-            guard let length = integer(UInt32.self), length <= 4096, Int(length) <= left else { return nil }
+            guard let length = integer(UInt32.self), length <= NBDWire.longestText, Int(length) <= left else { return nil }
             defer { at += Int(length) }
             return String(decoding: data[at..<at + Int(length)], as: UTF8.self)
         }
