@@ -31,24 +31,31 @@ static void *same(void *object) { return object; }
 static struct dm_report_field_type *make_fields(const struct cairn_field *fields, int count) {
     struct dm_report_field_type *types = calloc((size_t)count + 1, sizeof *types);
     for (int i = 0; types && i < count; i++) {
-        types[i].type = 1;
-        types[i].flags = fields[i].number ? DM_REPORT_FIELD_TYPE_NUMBER | DM_REPORT_FIELD_ALIGN_RIGHT
-                                          : DM_REPORT_FIELD_TYPE_STRING | DM_REPORT_FIELD_ALIGN_LEFT;
+        types[i].type = (uint32_t)fields[i].kind;
+        // No alignment flags: selection compares the flags for equality with the type, and the type's alignment is right.
+        types[i].flags = fields[i].number ? DM_REPORT_FIELD_TYPE_NUMBER : DM_REPORT_FIELD_TYPE_STRING;
         types[i].offset = (uint32_t)(i * sizeof(struct cairn_cell));
         types[i].width = fields[i].width;
         strncpy((char *)types[i].id, fields[i].id, sizeof types[i].id - 1);
         strncpy((char *)types[i].heading, fields[i].heading, sizeof types[i].heading - 1);
         types[i].report_fn = fields[i].number ? show_number : show_text;
-        types[i].desc = "";
+        types[i].desc = fields[i].description;
     }
     return types;
 }
-static const struct dm_report_object_type objects[] = {{1, "Volume", "info_", same}, {0, "", "", NULL}};
+static const struct dm_report_object_type objects[] = {
+    {1, "Volume Name", "name_", same},
+    {2, "Volume Information", "info_", same},
+    {4, "Volume Relationship", "deps_", same},
+    {8, "Volume Name Components", "splitname_", same},
+    {16, "Cairn", "cairn_", same},
+    {0, "", "", NULL},
+};
 
 int cairn_report(const struct cairn_field *fields, int field_count, const struct cairn_cell *cells, int row_count,
                  const char *columns, const char *separator, unsigned flags, const char *sort, const char *selection) {
     struct dm_report_field_type *types = make_fields(fields, field_count);
-    uint32_t kinds = 1;
+    uint32_t kinds = 0;
     struct dm_report *rh = dm_report_init_with_selection(&kinds, objects, types, columns, separator, flags, sort, selection, NULL, NULL);
     if (!rh) { free(types); return 0; }
     if (flags & DM_REPORT_OUTPUT_FIELD_NAME_PREFIX) dm_report_set_output_field_name_prefix(rh, "DM_");
@@ -61,7 +68,7 @@ int cairn_report(const struct cairn_field *fields, int field_count, const struct
 int cairn_select(const struct cairn_field *fields, int field_count, const struct cairn_cell *cells, int row_count,
                  const char *selection, unsigned char *selected) {
     struct dm_report_field_type *types = make_fields(fields, field_count);
-    uint32_t kinds = 1;
+    uint32_t kinds = 0;
     struct dm_report *rh = dm_report_init_with_selection(&kinds, objects, types, "name", " ", 0, "", selection, NULL, NULL);
     if (!rh) { free(types); return 0; }
     for (int i = 0; i < row_count; i++) {

@@ -7,10 +7,11 @@ import Glibc
 ///     {"cairn":1,"ok":true,"result":{}}
 ///     {"cairn":1,"ok":false,"errno":16,"error":"…","hint":"…","stage":"resume","devno":"512:0"}
 ///
-/// A line has at most 1 MiB. Streaming verbs answer with lines that carry `"more":true`, the last one does not.
+/// A request has at most 1 MiB, an answer 256 MiB. Streaming verbs answer with lines that carry `"more":true`, the last one does not.
 package enum ControlProtocol {
     package static let version: UInt64 = 1
     package static let maximumLine = 1 << 20
+    package static let maximumAnswer = 1 << 28
 }
 
 /// A refusal of the engine, or no engine.
@@ -43,8 +44,13 @@ package struct LineChannel: ~Copyable {
     private let fd: OwnedFD
     private var buffer: [UInt8] = []
     private var scanned = 0
+    private let limit: Int
 
-    package init(_ fd: consuming OwnedFD) { self.fd = fd }
+    /// `limit`: bytes of a line. Requests keep to 1 MiB; an answer about many volumes is longer.
+    package init(_ fd: consuming OwnedFD, limit: Int = ControlProtocol.maximumLine) {
+        self.fd = fd
+        self.limit = limit
+    }
     package var descriptor: Int32 { fd.raw }
 
     /// The next line without its newline; nil at the end of the stream.
@@ -57,7 +63,9 @@ package struct LineChannel: ~Copyable {
                 return line
             }
             scanned = buffer.count
-            if buffer.count > ControlProtocol.maximumLine { throw ControlError(errno: EMSGSIZE, reason: "a control message is longer than 1 MiB") }
+            if buffer.count > limit {
+                throw ControlError(errno: EMSGSIZE, reason: "a control message is longer than \(limit >> 20) MiB")
+            }
             var chunk = [UInt8](repeating: 0, count: 16384)
             let n = recv(fd.raw, &chunk, chunk.count, 0)
             if n < 0 && errno == EINTR { continue }
@@ -86,7 +94,7 @@ package struct ControlClient: ~Copyable {
 
     /// Connect to the engine of this directory. ENOENT or ECONNREFUSED: none runs.
     package init(_ directory: RuntimeDirectory) throws(SystemError) {
-        channel = LineChannel(try Sockets.connectUnix(directory.socket))
+        channel = LineChannel(try Sockets.connectUnix(directory.socket), limit: ControlProtocol.maximumAnswer)
     }
 
     /// One request, one answer.

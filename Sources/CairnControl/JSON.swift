@@ -208,9 +208,23 @@ package enum JSON: Equatable, Sendable {
             return (0xDC00..<0xE000).contains(second) ? 0x10000 + (first - 0xD800) << 10 + (second - 0xDC00) : 0xFFFD
         }
 
+        /// Skips digits and says how many.
+        mutating func digits() -> Int {
+            let start = at
+            while at < bytes.count, (48...57).contains(bytes[at]) { at += 1 }
+            return at - start
+        }
+
         mutating func unit() throws(ParseError) -> UInt32 {
-            guard at + 4 <= bytes.count, let n = UInt32(String(decoding: bytes[at..<at + 4], as: UTF8.self), radix: 16) else {
-                throw fail("\\u needs four hex digits")
+            guard at + 4 <= bytes.count else { throw fail("\\u needs four hex digits") }
+            var n: UInt32 = 0
+            for byte in bytes[at..<at + 4] {
+                switch byte {
+                case 48...57: n = n << 4 | UInt32(byte - 48)
+                case 65...70: n = n << 4 | UInt32(byte - 55)
+                case 97...102: n = n << 4 | UInt32(byte - 87)
+                default: throw fail("\\u needs four hex digits")
+                }
             }
             at += 4
             return n
@@ -218,14 +232,28 @@ package enum JSON: Equatable, Sendable {
 
         mutating func number() throws(ParseError) -> JSON {
             let start = at
-            while at < bytes.count, (48...57).contains(bytes[at]) || "+-.eE".utf8.contains(bytes[at]) { at += 1 }
-            let word = String(decoding: bytes[start..<at], as: UTF8.self)
-            if let n = UInt64(word), word.first != "+" { return .unsigned(n) }
-            if let n = Int64(word), word.first != "+" { return .integer(n) }
-            if let first = word.utf8.first, first == UInt8(ascii: "-") || (48...57).contains(first), let d = Double(word), d.isFinite {
-                return .double(d)
+            if peek == UInt8(ascii: "-") { at += 1 }
+            let startsWithZero = peek == UInt8(ascii: "0")
+            let whole = digits()
+            if whole == 0 { throw fail("not a JSON value") }
+            if whole > 1 && startsWithZero { throw fail("a number does not start with 0") }
+            var isWhole = true
+            if peek == UInt8(ascii: ".") {
+                at += 1
+                isWhole = false
+                guard digits() > 0 else { throw fail("digits are missing behind the point") }
             }
-            throw fail("not a JSON value")
+            if peek == UInt8(ascii: "e") || peek == UInt8(ascii: "E") {
+                at += 1
+                isWhole = false
+                if peek == UInt8(ascii: "+") || peek == UInt8(ascii: "-") { at += 1 }
+                guard digits() > 0 else { throw fail("digits are missing in the exponent") }
+            }
+            let word = String(decoding: bytes[start..<at], as: UTF8.self)
+            if isWhole, let n = UInt64(word) { return .unsigned(n) }
+            if isWhole, let n = Int64(word) { return .integer(n) }
+            if let d = Double(word), d.isFinite { return .double(d) }
+            throw fail("a number out of range")
         }
     }
 }

@@ -18,16 +18,20 @@ struct EngineLink {
     func call(_ verb: String, _ args: JSON = .object([])) throws(ControlError) -> JSON? {
         var client: ControlClient
         do throws(SystemError) { client = try ControlClient(directory) } catch {
-            if [ENOENT, ECONNREFUSED, ENOTDIR].contains(error.errno) { return nil }
+            if error.isAbsence { return nil }
             throw ControlError(error)
         }
         return try client.call(verb, args)
     }
 
-    /// Start an engine, detached, unless one runs; returns when it takes requests.
+    /// Start an engine, detached, unless one runs; returns when it takes requests. An engine that ran before gets the
+    /// listeners that the arguments ask for.
     func startEngine(_ arguments: Arguments) throws(ControlError) {
-        for _ in 0..<50 {
-            if (try? ControlClient(directory)) != nil { return }
+        for _ in 0..<500 {
+            if (try? ControlClient(directory)) != nil {
+                for listener in arguments.all("nbd") { _ = try call("export", .dictionary(["listen": .string(listener)])) }
+                return
+            }
             if !directory.isEngineRunning {
                 do throws(SystemError) {
                     if try spawn(arguments) { return }
@@ -60,12 +64,19 @@ struct EngineLink {
     }
 }
 
+extension SystemError {
+    /// Connecting failed because no engine runs there.
+    var isAbsence: Bool { [ENOENT, ECONNREFUSED, ENOTDIR].contains(self.errno) }
+}
+
 /// A device of the command line: by name, path, uuid or number.
 struct DeviceSpec {
     var json: JSON
     /// For dmsetup's error lines.
     var name: String
     var uuid: String
+    /// The path it was given by; dmsetup has a sentence of its own when such a device is not there.
+    var path: String?
 
     /// The operands as devices; without any, the one that -u or -j/-m name.
     static func all(_ arguments: Arguments) throws(Exit) -> [DeviceSpec] {
@@ -80,7 +91,7 @@ struct DeviceSpec {
 
     static func fromOptions(_ arguments: Arguments) throws(Exit) -> DeviceSpec? {
         if let uuid = arguments["uuid"] {
-            return DeviceSpec(json: .dictionary(["uuid": .string(uuid)]), name: "", uuid: uuid)
+            return DeviceSpec(json: .dictionary(["uuid": .string(try checkedUUID(uuid))]), name: "", uuid: uuid)
         }
         if arguments.has("major") || arguments.has("minor") {
             guard let major = arguments["major"].flatMap(UInt64.init), let minor = arguments["minor"].flatMap(UInt64.init) else {
@@ -102,6 +113,7 @@ struct DeviceSpec {
         if word.contains("/") {
             guard word.hasPrefix("/dev/mapper/"), word.utf8.count > 12 else { throw commandFailed("Device \(word) not found") }
             given = String(word.dropFirst(12))
+            path = word
             if given.contains("/") { throw commandFailed("Device \(word) not found") }
         }
         name = try checkedName(given)
@@ -115,10 +127,20 @@ struct DeviceSpec {
     }
 }
 
+func checkedUUID(_ given: String) throws(Exit) -> String {
+    do throws(Names.Problem) { return try Names.meaning(of: given, limit: 128, mode: manglingMode) } catch {
+        throw error == .tooLong
+            ? commandFailed("Mangled form of the UUID too long for \"\(given)\".", "Failed to mangle device uuid \"\(given)\".")
+            : commandFailed(
+                "The UUID \"\(given)\" contains mixed mangled and unmangled characters or it's already mangled improperly.",
+                "Failed to mangle device uuid \"\(given)\".")
+    }
+}
+
 func checkedName(_ given: String) throws(Exit) -> String {
     do throws(Names.Problem) {
         if given.utf8.count > 127 { throw .tooLong }
-        return try Names.meaning(of: given, limit: 127)
+        return try Names.meaning(of: given, limit: 127, mode: manglingMode)
     } catch {
         switch error {
         case .tooLong:
@@ -133,6 +155,7 @@ func checkedName(_ given: String) throws(Exit) -> String {
 
 /// dmsetup's line for a failed ioctl, then our reason, the hint, and `Command failed.`
 func ioctlFailed(_ verb: String, _ spec: DeviceSpec, _ error: ControlError) -> Exit {
+    if let path = spec.path, error.errno == ENXIO, error.stage.isEmpty { return commandFailed("Device \(path) not found") }
     if error.errno == ENOENT && error.stage.isEmpty && error.reason.hasPrefix("connecting") { return noEngine(verb, spec) }
     let number = error.devno.isEmpty ? "" : "(\(error.devno))"
     let middle = [spec.uuid, number].filter { !$0.isEmpty }.joined(separator: " ")

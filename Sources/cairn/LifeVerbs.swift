@@ -35,12 +35,6 @@ enum LifeVerbs {
         try create(name, uuid, minor, table, arguments.has("readonly"), arguments)
     }
 
-    private static func checkedUUID(_ given: String) throws(Exit) -> String {
-        do throws(Names.Problem) { return try Names.meaning(of: given, limit: 128) } catch {
-            throw commandFailed("Mangled form of the UUID too long for \"\(given)\".", "Failed to mangle device uuid \"\(given)\".")
-        }
-    }
-
     private static func create(
         _ name: String, _ uuid: String, _ minor: UInt64?, _ table: String?, _ readOnly: Bool, _ arguments: Arguments
     ) throws(Exit) {
@@ -66,7 +60,10 @@ enum LifeVerbs {
         if operands.count > 1 || arguments.has("table") || arguments.has("notable") || arguments.has("minor") || arguments.has("uuid") {
             throw usageError("Incorrect number of arguments.")
         }
-        for device in try TableText.concise(operands.first ?? readToEnd(0, limit: 1 << 20)) {
+        let specification: String
+        if let given = operands.first { specification = given } else { specification = try TableText.bounded(0) }
+        for device in try TableText.concise(specification) {
+            if device.name.contains("/") { throw commandFailed("Name \"\(device.name)\" invalid. It contains \"/\".") }
             let text = try TableText.normalise(device.lines.joined(separator: "\n"), from: "")
             var minor: UInt64?
             if !device.minor.isEmpty {
@@ -74,7 +71,7 @@ enum LifeVerbs {
                 minor = number
             }
             try create(
-                try checkedName(device.name), device.uuid, minor, text, device.flags == "ro" || arguments.has("readonly"), arguments)
+                try checkedName(device.name), try checkedUUID(device.uuid), minor, text, device.flags == "ro" || arguments.has("readonly"), arguments)
         }
     }
 
@@ -211,7 +208,7 @@ enum LifeVerbs {
         guard operands.count == 1 else { throw usageError("Incorrect number of arguments.") }
         let link = try EngineLink(arguments)
         if arguments.has("setuuid") {
-            _ = try link.onDevice("rename", "rename", spec, ["newuuid": .string(operands[0])])
+            _ = try link.onDevice("rename", "rename", spec, ["newuuid": .string(try checkedUUID(operands[0]))])
             return
         }
         if operands[0].isEmpty { throw commandFailed("Non empty new name is required.") }

@@ -1,7 +1,14 @@
-/// dmsetup's rule for names and uuids (spec: libdevmapper's udev white list). `auto`: a name that contains `\x` is taken
-/// as mangled, everything else is taken as it is; the engine keeps unmangled names.
+/// From --manglename or the environment; set once, before the dispatch, in the only thread there is then.
+nonisolated(unsafe) var manglingMode = Names.Mode.auto
+
+/// dmsetup's rule for names and uuids (libdevmapper's udev white list). The engine keeps unmangled names; nothing of
+/// this is in libdevmapper's interface.
 enum Names {
     enum Problem: Error, Equatable { case mixed, tooLong }
+
+    /// How input is read. `auto`: a name that contains `\x` is taken as mangled, everything else as it is; `hex`: as it
+    /// is, backslashes too; `none`: as a raw kernel name, in which `\xHH` stands for a byte.
+    enum Mode: String { case auto, hex, none }
 
     static func isListed(_ byte: UInt8) -> Bool {
         switch byte {
@@ -19,27 +26,46 @@ enum Names {
         return String(decoding: out, as: UTF8.self)
     }
 
-    /// What the user means, in `auto` mode.
-    static func meaning(of given: String, limit: Int) throws(Problem) -> String {
+    /// The name that the user means. `limit` bounds the mangled form in bytes.
+    static func meaning(of given: String, limit: Int, mode: Mode = .auto) throws(Problem) -> String {
         let bytes = Array(given.utf8)
-        guard hasEscape(bytes) else {
+        switch mode {
+        case .none:
+            if bytes.count > limit { throw .tooLong }
+            return String(decoding: try unmangle(bytes, strict: false), as: UTF8.self)
+        case .auto where hasEscape(bytes):
+            if bytes.count > limit { throw .tooLong }
+            return String(decoding: try unmangle(bytes, strict: true), as: UTF8.self)
+        case .auto, .hex:
             if mangle(given).utf8.count > limit { throw .tooLong }
             return given
         }
+    }
+
+    private static func unmangle(_ bytes: [UInt8], strict: Bool) throws(Problem) -> [UInt8] {
         var out: [UInt8] = []
         var i = 0
         while i < bytes.count {
-            if bytes[i] == 92, i + 3 < bytes.count, bytes[i + 1] == 120, let value = UInt8(String(decoding: bytes[i + 2...i + 3], as: UTF8.self), radix: 16) {
-                out.append(value)
+            if bytes[i] == 92, i + 3 < bytes.count, bytes[i + 1] == 120, let high = digit(bytes[i + 2]), let low = digit(bytes[i + 3]) {
+                out.append(high << 4 | low)
                 i += 4
-            } else if isListed(bytes[i]) {
+            } else if isListed(bytes[i]) || !strict {
                 out.append(bytes[i])
                 i += 1
             } else {
                 throw .mixed
             }
         }
-        return String(decoding: out, as: UTF8.self)
+        return out
+    }
+
+    private static func digit(_ byte: UInt8) -> UInt8? {
+        switch byte {
+        case 48...57: byte - 48
+        case 65...70: byte - 55
+        case 97...102: byte - 87
+        default: nil
+        }
     }
 
     private static func hasEscape(_ bytes: [UInt8]) -> Bool {

@@ -1,20 +1,32 @@
 import Glibc
 
-/// Standard output through one buffer, standard error at once. Sentences on stderr have no program name, as dmsetup's.
+/// Standard output and standard error, unbuffered: a line is out when the call returns, also for a command that is
+/// killed. Sentences on stderr have no program name, as dmsetup's.
 enum Output {
-    static func out(_ text: String, newline: Bool = true) { write(1, text + (newline ? "\n" : "")) }
-    static func error(_ text: String) { write(2, text + "\n") }
+    static func out(_ text: String, newline: Bool = true) {
+        if !write(1, text + (newline ? "\n" : "")) { lost() }
+    }
+    static func error(_ text: String) { _ = write(2, text + "\n") }
+    static func errorPart(_ text: String) { _ = write(2, text) }
 
-    private static func write(_ fd: Int32, _ text: String) {
+    /// Output that did not arrive is a failure: a script would take half a table for the whole.
+    static func lost() -> Never {
+        let reason = String(cString: strerror(errno))
+        error("Writing to standard output failed: \(reason)")
+        exit(1)
+    }
+
+    private static func write(_ fd: Int32, _ text: String) -> Bool {
         var text = text
-        text.withUTF8 { bytes in
+        return text.withUTF8 { bytes in
             var done = 0
             while done < bytes.count {
                 let n = Glibc.write(fd, bytes.baseAddress.map { $0 + done }, bytes.count - done)
                 if n < 0 && errno == EINTR { continue }
-                if n <= 0 { return }
+                if n <= 0 { return false }
                 done += n
             }
+            return true
         }
     }
 }
@@ -45,7 +57,4 @@ func ask(_ question: String) -> Bool {
         if answer == "n" || answer == "no" { return false }
         Output.error("WARNING: Invalid input '\(line)'.")
     }
-}
-extension Output {
-    static func errorPart(_ text: String) { write(2, text) }
 }

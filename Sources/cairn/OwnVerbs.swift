@@ -32,33 +32,39 @@ enum OwnVerbs {
     static func events(_ arguments: Arguments) throws(Exit) {
         let link = try EngineLink(arguments)
         let name = arguments.operands.first
-        try own { () throws(ControlError) in
+        let found = try own { () throws(ControlError) -> Bool in
             var client: ControlClient
-            do throws(SystemError) { client = try ControlClient(link.directory) } catch { throw ControlError(error) }
+            do throws(SystemError) { client = try ControlClient(link.directory) } catch {
+                if error.isAbsence { return false }
+                throw ControlError(error)
+            }
             var args: [JSON.Member] = [.init(key: "follow", value: .bool(arguments.has("follow")))]
             if let name { args.append(.init(key: "name", value: .string(name))) }
             try client.send("events", .object(args))
             while true {
                 let (result, more): (JSON, Bool)
                 do throws(ControlError) { (result, more) = try client.receive() } catch {
-                    if error.errno == ECONNRESET { return }  // the engine has ended
+                    if error.errno == ECONNRESET { return true }  // the engine has ended
                     throw error
                 }
                 if let event = result["event"] { Output.out(event.text) }
-                if !more { return }
+                if !more { return true }
             }
         }
+        if !found { throw noEngine() }
     }
 
     static func stats(_ arguments: Arguments) throws(Exit) {
         let link = try EngineLink(arguments)
         let specs = try DeviceSpec.all(arguments)
-        let answer = try own { () throws(ControlError) in try link.call("stats", specs.first?.json ?? .object([])) }
-        guard let answer else { throw noEngine() }
-        if arguments.has("json") || arguments["options"] == "json" {
-            return Output.out(JSON.dictionary(["version": .unsigned(1), "volumes": answer["volumes"] ?? .array([])]).text)
+        var volumes: [JSON] = []
+        for spec in specs.isEmpty ? [.object([])] : specs.map(\.json) {
+            guard let answer = try own({ () throws(ControlError) in try link.call("stats", spec) }) else { throw noEngine() }
+            volumes += answer["volumes"]?.array ?? []
         }
-        let volumes = answer["volumes"]?.array ?? []
+        if arguments.has("json") || arguments["options"] == "json" {
+            return Output.out(JSON.dictionary(["version": .unsigned(1), "volumes": .array(volumes)]).text)
+        }
         if volumes.isEmpty { return Output.out("No devices found") }
         for volume in volumes { show(volume) }
     }

@@ -25,7 +25,7 @@ enum ReportVerbs {
         do throws(ControlError) {
             if let volume = try link.call("info", spec.json)?["volumes"]?.array.first { return volume }
         } catch { if error.errno != ENXIO { throw commandFailed(error.reason, error.hint) } }
-        throw commandFailed("Device does not exist.")
+        throw commandFailed(spec.path.map { "Device \($0) not found" } ?? "Device does not exist.")
     }
 
     static func infoBlocks(_ link: EngineLink, _ spec: DeviceSpec) throws(Exit) {
@@ -152,7 +152,7 @@ enum ReportVerbs {
                 guard let answer = try link.call(verb, spec.with(more)) else { throw ControlError(errno: ENXIO, reason: "") }
                 volumes += answer["volumes"]?.array ?? []
             } catch {
-                if ioctl == "status" && error.errno == ENXIO { throw commandFailed("Device does not exist.") }
+                if ioctl == "status" && error.errno == ENXIO && spec.path == nil { throw commandFailed("Device does not exist.") }
                 throw ioctlFailed(ioctl, spec, error)
             }
         }
@@ -227,11 +227,13 @@ enum ReportVerbs {
 
     static func version(_ arguments: Arguments, always: Bool) throws(Exit) {
         Output.out("Library version:   \(cairn_library_version().map { String(cString: $0) } ?? "")")
+        // The version of the kernel's interface whose behaviour this is; scripts take it from here.
+        Output.out("Driver version:    4.48.0")
         let link = try? EngineLink(arguments)
         if let hello = (try? link?.call("hello")) ?? nil {
-            Output.out("Driver version:    4.48.0 (cairn \(hello["version"]?.string ?? ""), \(hello["io"]?.string ?? ""))")
+            Output.out("Engine version:    \(hello["version"]?.string ?? "") (\(hello["io"]?.string ?? ""))")
         } else {
-            Output.out("Driver version:    4.48.0 (cairn \(EngineVerb.programVersion), no engine running)")
+            Output.out("Engine version:    \(EngineVerb.programVersion) (not running)")
         }
     }
 

@@ -48,7 +48,8 @@ int cairn_getopt(int argc, char **argv, const char *letters, const struct cairn_
 int cairn_getopt_index(void);
 
 // Columns by libdevmapper's report engine. A row is an array of cells, one per field.
-struct cairn_field { const char *id; const char *heading; int width; int number; };
+// kind: 1 name, 2 information, 4 relationship, 8 name components, 16 cairn's own.
+struct cairn_field { const char *id; const char *heading; const char *description; int width; int number; int kind; };
 struct cairn_cell { const char *text; uint64_t number; };
 int cairn_report(const struct cairn_field *fields, int field_count, const struct cairn_cell *cells, int row_count,
                  const char *columns, const char *separator, unsigned flags, const char *sort, const char *selection);
