@@ -58,6 +58,5 @@ let package = Package(
         .testTarget(name: "CairnExportTests", dependencies: ["CairnExport", "CairnEngine"], swiftSettings: swift),
         .testTarget(name: "CairnControlTests", dependencies: ["CairnControl"], swiftSettings: swift),
         .testTarget(name: "CommandTests", dependencies: ["cairn", "CairnControl"], swiftSettings: swift),
-        .testTarget(name: "EndToEndTests", dependencies: ["CairnCore"], swiftSettings: swift),
     ]
 )
