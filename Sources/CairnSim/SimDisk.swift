@@ -1,0 +1,202 @@
+package import CairnCore
+package import CairnEngine
+
+/// A disk that lives in memory, with a volatile write cache and faults that are written down.
+///
+/// What a reader sees now is in `current`. What survives a crash is, per sector, the last flushed content or any content
+/// written later (DESIGN section 4): `durable`, and the versions in `unflushed`. A write takes effect when it ends.
+package final class SimDisk {
+    /// A rule that makes operations misbehave.
+    package struct Fault {
+        package enum Kind: Equatable {
+            /// Fails with this status; a write leaves the old content, a flush loses what it should have saved.
+            case error(IOStatus)
+            /// Does not end until `SimHost.releaseStuck`.
+            case stuck
+        }
+        package var kind: Kind
+        /// nil: every operation.
+        package var operation: Operation?
+        /// Sectors it must touch; nil: all, and operations without a place.
+        package var sectors: Range<UInt64>?
+        /// So many matching operations go well first.
+        package var skip: Int
+        /// So many matching operations fail after that.
+        package var times: Int
+
+        package init(
+            _ kind: Kind, _ operation: Operation? = nil, sectors: Range<UInt64>? = nil, skip: Int = 0, times: Int = .max
+        ) {
+            self.kind = kind
+            self.operation = operation
+            self.sectors = sectors
+            self.skip = skip
+            self.times = times
+        }
+    }
+
+    package static let pageSize = 4096
+    private struct Version {
+        let sequence: UInt64
+        let bytes: [UInt8]
+    }
+
+    package let name: String
+    package let index: UInt32
+    package var size: Sectors
+    package var limits: QueueLimits
+    package var readOnly = false
+    /// An operation takes a seeded time in this range, so operations end in a seeded order.
+    package var latency: ClosedRange<UInt64> = 50_000...500_000
+    package var faults: [Fault] = []
+    /// Operations the engine has sent, per kind, in the order of `Operation.allCases`.
+    package private(set) var sent = [Int](repeating: 0, count: Operation.allCases.count)
+    /// How often the engine let go of the device for good.
+    package internal(set) var closes = 0
+
+    private var current: [UInt64: [UInt8]] = [:]
+    private var durable: [UInt64: [UInt8]] = [:]
+    private var unflushed: [UInt64: [Version]] = [:]
+    private var sequence: UInt64 = 0
+
+    package init(name: String, index: UInt32, sectors: UInt64, limits: QueueLimits) {
+        self.name = name
+        self.index = index
+        size = Sectors(sectors)
+        self.limits = limits
+    }
+
+    /// What the engine is told of it.
+    package var facts: HostDevice {
+        var identity = DeviceIdentity(kind: .simulated, size: size)
+        identity.name = name
+        return HostDevice(
+            host: index, tableWord: "8:\(index * 16)", dependency: "8, \(index * 16)", kernelName: name, persistentWord: "/dev/\(name)",
+            size: size, limits: limits, identity: identity, readOnly: readOnly, buffered: false)
+    }
+
+    // MARK: Content
+
+    /// What a read would return, without an operation.
+    package func peek(_ sector: UInt64, _ count: UInt64 = 1) -> [UInt8] { bytes(current, sector, count) }
+    /// What is certain to survive a crash that keeps nothing volatile.
+    package func peekDurable(_ sector: UInt64, _ count: UInt64 = 1) -> [UInt8] { bytes(durable, sector, count) }
+    package var unflushedSectors: Int { unflushed.count }
+
+    private func bytes(_ pages: [UInt64: [UInt8]], _ sector: UInt64, _ count: UInt64) -> [UInt8] {
+        var result: [UInt8] = []
+        result.reserveCapacity(Int(count) * 512)
+        for s in sector..<sector + count {
+            let from = Int(s % 8) * 512
+            if let page = pages[s / 8] { result += page[from..<from + 512] } else { result += repeatElement(0, count: 512) }
+        }
+        return result
+    }
+
+    private static func put(_ bytes: ArraySlice<UInt8>, _ sector: UInt64, in pages: inout [UInt64: [UInt8]]) {
+        let from = Int(sector % 8) * 512
+        pages[sector / 8, default: [UInt8](repeating: 0, count: pageSize)].replaceSubrange(from..<from + 512, with: bytes)
+    }
+
+    private func write(_ data: [UInt8], _ sector: UInt64, durableAtOnce: Bool) {
+        sequence += 1
+        for i in 0..<UInt64(data.count / 512) {
+            let bytes = data[Int(i) * 512..<Int(i + 1) * 512]
+            Self.put(bytes, sector + i, in: &current)
+            if durableAtOnce || !limits.volatileCache {
+                Self.put(bytes, sector + i, in: &durable)
+                unflushed[sector + i] = nil
+            } else {
+                unflushed[sector + i, default: []].append(Version(sequence: sequence, bytes: Array(bytes)))
+            }
+        }
+    }
+
+    // MARK: Operations, called by the host
+
+    /// The number of the last write that has ended: what a flush submitted now covers.
+    func accepted(_ operation: Operation) -> UInt64 {
+        sent[Int(operation.rawValue)] += 1
+        return sequence
+    }
+
+    /// The first fault that applies, counted down.
+    func fault(for operation: DeviceOperation) -> Fault.Kind? {
+        for i in faults.indices {
+            if let wanted = faults[i].operation, wanted != operation.operation { continue }
+            if let sectors = faults[i].sectors {
+                let start = operation.offset.sectors.count, end = start + operation.length.sectors.count
+                if operation.operation == .flush || end <= sectors.lowerBound || start >= sectors.upperBound { continue }
+            }
+            if faults[i].skip > 0 {
+                faults[i].skip -= 1
+                continue
+            }
+            if faults[i].times == 0 { continue }
+            if faults[i].times != .max { faults[i].times -= 1 }
+            return faults[i].kind
+        }
+        return nil
+    }
+
+    /// Carry the operation out. `covered`: see `accepted`.
+    func carryOut(_ operation: DeviceOperation, covered: UInt64, failing: IOStatus?) -> IOStatus {
+        let sector = operation.offset.sectors.count, count = operation.length.sectors.count
+        let block = UInt64(limits.logicalBlock)
+        if operation.offset.count % block != 0 || operation.length.count % block != 0 { return .invalid }
+        if sector + count > size.count { return .io }
+        if operation.operation == .flush {
+            endFlush(covered, saved: failing == nil)
+            return failing ?? .ok
+        }
+        if let failing { return failing }
+        switch operation.operation {
+        case .read:
+            guard let memory = operation.memory else { return .invalid }
+            memory.copyMemory(from: peek(sector, count), byteCount: Int(operation.length.count))
+        case .write:
+            guard let memory = operation.memory else { return .invalid }
+            let data = Array(UnsafeRawBufferPointer(start: memory, count: Int(operation.length.count)))
+            write(data, sector, durableAtOnce: operation.flags.contains(.fua))
+        case .discard, .writeZeroes:
+            let zeroes = [UInt8](repeating: 0, count: Int(operation.length.count))
+            write(zeroes, sector, durableAtOnce: operation.flags.contains(.fua))
+        case .flush: break
+        }
+        return .ok
+    }
+
+    /// After a failed flush Linux counts the pages as clean: the next good flush does not save them (`saved` false).
+    private func endFlush(_ covered: UInt64, saved: Bool) {
+        for sector in unflushed.keys.sorted() {
+            guard let versions = unflushed[sector] else { continue }
+            if saved, let last = versions.last(where: { $0.sequence <= covered }) {
+                Self.put(last.bytes[...], sector, in: &durable)
+            }
+            let rest = versions.filter { $0.sequence > covered }
+            unflushed[sector] = rest.isEmpty ? nil : rest
+        }
+    }
+
+    /// Power loss: each sector keeps its durable content or one of its later versions.
+    func crash(_ random: inout SimRandom) {
+        for sector in unflushed.keys.sorted() {
+            guard let versions = unflushed[sector] else { continue }
+            let choice = Int(random.below(UInt64(versions.count) + 1))
+            if choice > 0 { Self.put(versions[choice - 1].bytes[...], sector, in: &durable) }
+        }
+        unflushed.removeAll()
+        current = durable
+        faults.removeAll()
+    }
+
+    /// A write that was under way in a crash: any of its sectors may have arrived.
+    func tear(_ operation: DeviceOperation, _ random: inout SimRandom) {
+        guard operation.operation == .write, let memory = operation.memory else { return }
+        let data = Array(UnsafeRawBufferPointer(start: memory, count: Int(operation.length.count)))
+        let sector = operation.offset.sectors.count
+        for i in 0..<UInt64(data.count / 512) where sector + i < size.count && random.below(2) == 1 {
+            write(Array(data[Int(i) * 512..<Int(i + 1) * 512]), sector + i, durableAtOnce: false)
+        }
+    }
+}
