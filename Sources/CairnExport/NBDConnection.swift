@@ -2,7 +2,7 @@ package import CairnCore
 package import CairnEngine
 
 /// One NBD client: fixed newstyle handshake, then transmission. A state machine over bytes: the service receives into
-/// `receiveSpace`, reports `received`, hands `requests` to the engine, reports `completed`, and sends what `gather` gives.
+/// `receiveSpace`, reports `received`, hands `requests` to the engine, reports `completed`, sends what `gather` gives.
 /// Replies leave in the order of completion. Nothing a client sends may trap or grow memory past `NBDLimits`.
 ///
 /// Back pressure: when memory, slots or the client's own appetite for answers run short, the next request stays in the
@@ -166,12 +166,13 @@ package final class NBDConnection {
                 isBlocked = true
                 return
             } else {
-                let more = switch stage {
-                case .clientFlags: parseClientFlags()
-                case .options: parseOption()
-                case .transmission: parseRequest()
-                case .closing, .closed: false
-                }
+                let more =
+                    switch stage {
+                    case .clientFlags: parseClientFlags()
+                    case .options: parseOption()
+                    case .transmission: parseRequest()
+                    case .closing, .closed: false
+                    }
                 if !more { return }
             }
         }

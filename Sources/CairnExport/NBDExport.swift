@@ -20,7 +20,8 @@ package struct NBDExport {
     package var description: String
 
     package init(
-        name: String, volume: UInt32, size: UInt64, readOnly: Bool, canTrim: Bool, canWriteZeroes: Bool, minimumBlock: UInt32,
+        name: String, volume: UInt32, size: UInt64, readOnly: Bool, canTrim: Bool, canWriteZeroes: Bool,
+        minimumBlock: UInt32,
         preferredBlock: UInt32, description: String = "", fastZero: Bool = true, rotational: Bool = false
     ) {
         self.name = name
@@ -37,7 +38,7 @@ package struct NBDExport {
         self.rotational = rotational
     }
 
-    /// The transmission flags. FLUSH, FUA and several connections always work: the engine answers them for every target.
+    /// Transmission flags. FLUSH, FUA and several connections always work: the engine answers them for all targets.
     func flags(structured: Bool) -> UInt16 {
         typealias F = NBDWire.Flag
         var flags = F.hasFlags | F.flush | F.fua | F.multiConnection | F.cache

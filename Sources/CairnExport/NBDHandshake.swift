@@ -23,7 +23,9 @@ extension NBDConnection {
     /// False when the option is not there as a whole, or was the last thing to be read.
     func parseOption() -> Bool {
         if available < NBDWire.optionHeaderLength { return false }
-        let magic = load(UInt64.self, 0), number = load(UInt32.self, 8), length = load(UInt32.self, 12)
+        let magic = load(UInt64.self, 0)
+        let number = load(UInt32.self, 8)
+        let length = load(UInt32.self, 12)
         let naming = number == NBDWire.Option.exportName.rawValue
         if magic != NBDWire.optionMagic || length > Self.absurdOption || (naming && length > NBDWire.longestText) {
             fail("a malformed option")
@@ -104,7 +106,8 @@ extension NBDConnection {
         info(number, NBDWire.Info.export, 10)
         output.integer(found.size)
         output.integer(found.flags(structured: structured))
-        var told = false, described = false
+        var told = false
+        var described = false
         while let type = fields.integer(UInt16.self) {
             if type == NBDWire.Info.name && !told {
                 told = true
@@ -132,7 +135,8 @@ extension NBDConnection {
         guard let name = fields.text(), let count = fields.integer(UInt32.self) else {
             return refuse(number, NBDWire.Reply.invalid, "malformed request")
         }
-        var hit = !set && count == 0, left = count
+        var hit = !set && count == 0
+        var left = count
         while left > 0 {
             guard let query = fields.text() else { return refuse(number, NBDWire.Reply.invalid, "malformed query") }
             if query == NBDWire.allocationContext || (!set && query == "base:") { hit = true }
@@ -167,7 +171,8 @@ extension NBDConnection {
     }
 
     private func refuseName(_ option: UInt32, _ name: String) {
-        refuse(option, NBDWire.Reply.unknown, name.isEmpty ? "name an export: there is not exactly one" : "no such export")
+        refuse(
+            option, NBDWire.Reply.unknown, name.isEmpty ? "name an export: there is not exactly one" : "no such export")
     }
 
     /// `length` bytes of data follow the type.
@@ -193,7 +198,9 @@ extension NBDConnection {
         }
         /// A 32-bit length and that many bytes of text.
         mutating func text() -> String? {
-            guard let length = integer(UInt32.self), length <= NBDWire.longestText, Int(length) <= left else { return nil }
+            guard let length = integer(UInt32.self), length <= NBDWire.longestText, Int(length) <= left else {
+                return nil
+            }
             defer { at += Int(length) }
             return String(decoding: data[at..<at + Int(length)], as: UTF8.self)
         }

@@ -1,6 +1,6 @@
 internal import CairnCore
 
-/// What a connection has to send, in order: small pieces collected in a byte ring, large payloads straight from the arena.
+/// What a connection has to send, in order: small pieces in a byte ring, large payloads straight from the arena.
 struct NBDOutput: ~Copyable {
     /// `buffer` is none for bytes of the ring.
     private struct Piece {
@@ -117,7 +117,8 @@ struct NBDOutput: ~Copyable {
         for piece in pieces[first...] {
             if list.count >= most { return }
             if !piece.buffer.isNone {
-                list.append(UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(arena.bytes(piece.buffer))[skip...]))
+                list.append(
+                    UnsafeRawBufferPointer(rebasing: UnsafeRawBufferPointer(arena.bytes(piece.buffer))[skip...]))
             } else {
                 let length = piece.length - skip
                 let part = min(length, ring.count - at)

@@ -23,7 +23,8 @@ extension NBDConnection {
             return false
         }
         let header = Header(
-            flags: load(UInt16.self, 4), command: NBDWire.Command(rawValue: load(UInt16.self, 6)), cookie: load(UInt64.self, 8),
+            flags: load(UInt16.self, 4), command: NBDWire.Command(rawValue: load(UInt16.self, 6)),
+            cookie: load(UInt64.self, 8),
             offset: load(UInt64.self, 16), length: load(UInt32.self, 24))
         guard let export else { return false }
         if header.command == .disconnect {
@@ -93,7 +94,8 @@ extension NBDConnection {
             return false
         }
         var entry = InFlight(
-            used: true, flags: header.flags, cookie: header.cookie, offset: header.offset, length: UInt64(header.length))
+            used: true, flags: header.flags, cookie: header.cookie, offset: header.offset, length: UInt64(header.length)
+        )
         var bytes = 0
         switch header.command {
         case .read: (entry.kind, bytes) = (.read, Int(header.length))
@@ -137,7 +139,8 @@ extension NBDConnection {
         let entry = slots[slot]
         var operation = Operation.read
         var buffer = entry.buffer
-        var offset = entry.offset, length = entry.length
+        var offset = entry.offset
+        var length = entry.length
         switch entry.kind {
         case .read: break
         case .write: operation = .write
@@ -155,7 +158,8 @@ extension NBDConnection {
         if operation == .writeZeroes && entry.flags & NBDWire.CommandFlag.noHole != 0 { flags.insert(.noHole) }
         requests.append(
             Request(
-                operation: operation, flags: flags, sector: Bytes(offset).sectors, count: Bytes(length).sectors, buffer: buffer,
+                operation: operation, flags: flags, sector: Bytes(offset).sectors, count: Bytes(length).sectors,
+                buffer: buffer,
                 token: UInt64(slot)))
     }
 
@@ -248,9 +252,11 @@ extension NBDConnection {
         if output.payload(entry.buffer) { held -= Self.cost(of: entry.buffer) }
     }
 
-    /// An answer without data. With structured replies a READ never gets a simple one; BLOCK_STATUS neither, to be safe.
+    /// An answer without data. With structured replies a READ never gets a simple one, nor does BLOCK_STATUS here.
     func answer(_ cookie: UInt64, _ command: NBDWire.Command?, _ status: IOStatus) {
-        guard structured, command == .read || command == .blockStatus else { return simple(cookie, NBDWire.error(status)) }
+        guard structured, command == .read || command == .blockStatus else {
+            return simple(cookie, NBDWire.error(status))
+        }
         if status.isOK { return chunk(cookie, NBDWire.Chunk.none, 0) }
         chunk(cookie, NBDWire.Chunk.error, 6)
         output.integer(NBDWire.error(status))
@@ -283,7 +289,8 @@ extension NBDConnection {
             let sectors = min(count, Bytes(end - at).sectors)
             // Lengths are multiples of the block; an extent shorter than that counts as data.
             let whole = sectors.bytes.count / block * block
-            let length = UInt32(truncatingIfNeeded: max(whole, block)), kind = whole == 0 ? 0 : bits & 3
+            let length = UInt32(truncatingIfNeeded: max(whole, block))
+            let kind = whole == 0 ? 0 : bits & 3
             if let last = extents.last, last.bits == kind {
                 extents[extents.count - 1].length += length
             } else if extents.count < most {

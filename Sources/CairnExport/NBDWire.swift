@@ -20,7 +20,8 @@ enum NBDWire {
         static let fixedNewstyle: UInt16 = 1, noZeroes: UInt16 = 2
     }
     enum Option: UInt32 {
-        case exportName = 1, abort = 2, list = 3, startTLS = 5, info = 6, go = 7, structuredReply = 8, listMeta = 9, setMeta = 10
+        case exportName = 1, abort = 2, list = 3, startTLS = 5, info = 6, go = 7, structuredReply = 8, listMeta = 9,
+            setMeta = 10
     }
     enum Reply {
         static let ack: UInt32 = 1, server: UInt32 = 2, info: UInt32 = 3, metaContext: UInt32 = 4
@@ -31,7 +32,8 @@ enum NBDWire {
         static let export: UInt16 = 0, name: UInt16 = 1, description: UInt16 = 2, blockSize: UInt16 = 3
     }
     enum Flag {
-        static let hasFlags: UInt16 = 1, readOnly: UInt16 = 2, flush: UInt16 = 4, fua: UInt16 = 8, rotational: UInt16 = 16
+        static let hasFlags: UInt16 = 1, readOnly: UInt16 = 2, flush: UInt16 = 4, fua: UInt16 = 8,
+            rotational: UInt16 = 16
         static let trim: UInt16 = 32, writeZeroes: UInt16 = 64, df: UInt16 = 128, multiConnection: UInt16 = 256
         static let cache: UInt16 = 1024, fastZero: UInt16 = 2048
     }

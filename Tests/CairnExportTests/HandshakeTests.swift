@@ -4,9 +4,15 @@ import Testing
 
 @testable import CairnExport
 
-private let ack: UInt32 = 1, server: UInt32 = 2, info: UInt32 = 3, meta: UInt32 = 4
-private let unsupported: UInt32 = 0x8000_0001, policy: UInt32 = 0x8000_0002, invalid: UInt32 = 0x8000_0003
-private let unknown: UInt32 = 0x8000_0006, tooBig: UInt32 = 0x8000_0009
+private let ack: UInt32 = 1
+private let server: UInt32 = 2
+private let info: UInt32 = 3
+private let meta: UInt32 = 4
+private let unsupported: UInt32 = 0x8000_0001
+private let policy: UInt32 = 0x8000_0002
+private let invalid: UInt32 = 0x8000_0003
+private let unknown: UInt32 = 0x8000_0006
+private let tooBig: UInt32 = 0x8000_0009
 
 @Suite struct HandshakeTests {
     @Test func greeting() {
@@ -31,16 +37,22 @@ private let unknown: UInt32 = 0x8000_0006, tooBig: UInt32 = 0x8000_0009
         .init(name: "PEEK_EXPORT", option: .option(4, Script().text("x")), types: [unsupported]),
         .init(name: "STARTTLS", option: .option(5), types: [unsupported]),
         .init(name: "INFO", option: .option(6, .named("vol")), types: [info, info, ack]),
-        .init(name: "INFO, all", option: .option(6, .named("vol", [0, 1, 2, 3])), types: [info, info, info, info, ack]),
+        .init(
+            name: "INFO, all", option: .option(6, .named("vol", [0, 1, 2, 3])), types: [info, info, info, info, ack]),
         .init(name: "INFO, unknown kinds", option: .option(6, .named("vol", [77, 78])), types: [info, info, ack]),
-        .init(name: "INFO, one kind a thousand times", option: .option(6, .named("vol", [UInt16](repeating: 1, count: 1000))),
+        .init(
+            name: "INFO, one kind a thousand times",
+            option: .option(6, .named("vol", [UInt16](repeating: 1, count: 1000))),
             types: [info, info, info, ack]),
         .init(name: "INFO, empty name", option: .option(6, .named("")), types: [info, info, ack]),
         .init(name: "INFO, no such export", option: .option(6, .named("nix")), types: [unknown]),
         .init(name: "INFO, cut off", option: .option(6, Script().u32(3).text("vo")), types: [invalid]),
-        .init(name: "INFO, too few kinds", option: .option(6, Script().u32(3).text("vol").u16(2).u16(1)), types: [invalid]),
+        .init(
+            name: "INFO, too few kinds", option: .option(6, Script().u32(3).text("vol").u16(2).u16(1)), types: [invalid]
+        ),
         .init(name: "INFO, too many kinds", option: .option(6, .named("vol").u16(1)), types: [invalid]),
-        .init(name: "INFO, huge name length", option: .option(6, Script().u32(.max).text("vol").u16(0)), types: [invalid]),
+        .init(
+            name: "INFO, huge name length", option: .option(6, Script().u32(.max).text("vol").u16(0)), types: [invalid]),
         .init(name: "INFO, nothing", option: .option(6), types: [invalid]),
         .init(name: "GO", option: .option(7, .named("vol", [3])), types: [info, info, ack]),
         .init(name: "GO, no such export", option: .option(7, .named("nix")), types: [unknown]),
@@ -50,24 +62,41 @@ private let unknown: UInt32 = 0x8000_0006, tooBig: UInt32 = 0x8000_0009
         .init(name: "LIST_META base:", option: .option(9, .meta("vol", ["base:"])), types: [meta, ack]),
         .init(name: "LIST_META other", option: .option(9, .meta("vol", ["qemu:", "base:nix"])), types: [ack]),
         .init(name: "SET_META too early", option: .option(10, .meta("vol", ["base:allocation"])), types: [invalid]),
-        .init(name: "SET_META", option: .option(10, .meta("vol", ["x:y", "base:allocation"])), types: [meta, ack], structuredFirst: true),
-        .init(name: "SET_META twice the same", option: .option(10, .meta("vol", ["base:allocation", "base:allocation"])),
+        .init(
+            name: "SET_META", option: .option(10, .meta("vol", ["x:y", "base:allocation"])), types: [meta, ack],
+            structuredFirst: true),
+        .init(
+            name: "SET_META twice the same", option: .option(10, .meta("vol", ["base:allocation", "base:allocation"])),
             types: [meta, ack], structuredFirst: true),
-        .init(name: "SET_META base:", option: .option(10, .meta("vol", ["base:"])), types: [ack], structuredFirst: true),
+        .init(
+            name: "SET_META base:", option: .option(10, .meta("vol", ["base:"])), types: [ack], structuredFirst: true),
         .init(name: "SET_META, none", option: .option(10, .meta("vol", [])), types: [ack], structuredFirst: true),
-        .init(name: "SET_META, no such export", option: .option(10, .meta("nix", ["base:allocation"])), types: [unknown],
+        .init(
+            name: "SET_META, no such export", option: .option(10, .meta("nix", ["base:allocation"])), types: [unknown],
             structuredFirst: true),
-        .init(name: "SET_META, cut off", option: .option(10, Script().u32(3).text("vol").u32(2).u32(1).text("a")), types: [invalid],
+        .init(
+            name: "SET_META, cut off", option: .option(10, Script().u32(3).text("vol").u32(2).u32(1).text("a")),
+            types: [invalid],
             structuredFirst: true),
-        .init(name: "SET_META, a count beyond the data", option: .option(10, Script().u32(3).text("vol").u32(.max)), types: [invalid],
+        .init(
+            name: "SET_META, a count beyond the data", option: .option(10, Script().u32(3).text("vol").u32(.max)),
+            types: [invalid],
             structuredFirst: true),
-        .init(name: "SET_META, data behind", option: .option(10, .meta("vol", ["a"]).u8(1)), types: [invalid], structuredFirst: true),
+        .init(
+            name: "SET_META, data behind", option: .option(10, .meta("vol", ["a"]).u8(1)), types: [invalid],
+            structuredFirst: true),
         .init(name: "EXTENDED_HEADERS", option: .option(11), types: [unsupported]),
         .init(name: "option 0", option: .option(0, Script().text("data")), types: [unsupported]),
         .init(name: "option 2^32-1", option: .option(.max), types: [unsupported]),
-        .init(name: "64 KiB of data", option: .option(99, Script(bytes: [UInt8](repeating: 1, count: 65536))), types: [unsupported]),
-        .init(name: "too much data", option: .option(3, Script(bytes: [UInt8](repeating: 1, count: 65537))), types: [tooBig]),
-        .init(name: "a MiB of data", option: .option(6, Script(bytes: [UInt8](repeating: 1, count: 1 << 20))), types: [tooBig]),
+        .init(
+            name: "64 KiB of data", option: .option(99, Script(bytes: [UInt8](repeating: 1, count: 65536))),
+            types: [unsupported]),
+        .init(
+            name: "too much data", option: .option(3, Script(bytes: [UInt8](repeating: 1, count: 65537))),
+            types: [tooBig]),
+        .init(
+            name: "a MiB of data", option: .option(6, Script(bytes: [UInt8](repeating: 1, count: 1 << 20))),
+            types: [tooBig]),
     ]
     @Test(arguments: optionCases) func option(_ c: OptionCase) throws {
         let peer = Peer(TestDirectory([TestDirectory.export(description: "words")]))
@@ -103,7 +132,9 @@ private let unknown: UInt32 = 0x8000_0006, tooBig: UInt32 = 0x8000_0009
         .init(name: "absurd option length", bytes: .clientFlags().u64(NBDWire.optionMagic).u32(3).u32(1 << 20 + 1)),
         .init(name: "longest option length", bytes: .clientFlags().u64(NBDWire.optionMagic).u32(3).u32(.max)),
         .init(name: "EXPORT_NAME, no such export", bytes: .clientFlags().adding(.option(1, Script().text("nix")))),
-        .init(name: "EXPORT_NAME, long", bytes: .clientFlags().adding(.option(1, Script(bytes: [UInt8](repeating: 97, count: 4097))))),
+        .init(
+            name: "EXPORT_NAME, long",
+            bytes: .clientFlags().adding(.option(1, Script(bytes: [UInt8](repeating: 97, count: 4097))))),
         .init(name: "not fixed, GO", bytes: .clientFlags(0).adding(.go("vol"))),
         .init(name: "1001 options", bytes: (0..<1001).reduce(.clientFlags()) { s, _ in s.adding(.option(99)) }),
     ]
@@ -153,17 +184,19 @@ private let unknown: UInt32 = 0x8000_0006, tooBig: UInt32 = 0x8000_0009
         peer.send(.option(7, .named("vol", [1, 2, 3])))
         var reading = peer.reading()
         let replies = reading.optionReplies()
-        #expect(replies.map(\.data) == [
-            Script().u16(0).u64(1 << 24).u16(0b1101_1110_1101).bytes, Script().u16(1).text("vol").bytes,
-            Script().u16(2).text("words").bytes, Script().u16(3).u32(4096).u32(4096).u32(2 << 20).bytes, [],
-        ])
+        #expect(
+            replies.map(\.data) == [
+                Script().u16(0).u64(1 << 24).u16(0b1101_1110_1101).bytes, Script().u16(1).text("vol").bytes,
+                Script().u16(2).text("words").bytes, Script().u16(3).u32(4096).u32(4096).u32(2 << 20).bytes, [],
+            ])
     }
 
-    @Test(arguments: [
-        (TestDirectory.export(readOnly: true), UInt16(0b101_0000_1111)),
-        (TestDirectory.export(trim: false), 0b1101_0100_1101),
-        (TestDirectory.export(trim: false, zeroes: false), 0b1101_0100_1101),
-    ] as [(NBDExport, UInt16)])
+    @Test(
+        arguments: [
+            (TestDirectory.export(readOnly: true), UInt16(0b101_0000_1111)),
+            (TestDirectory.export(trim: false), 0b1101_0100_1101),
+            (TestDirectory.export(trim: false, zeroes: false), 0b1101_0100_1101),
+        ] as [(NBDExport, UInt16)])
     func flags(_ export: NBDExport, _ expected: UInt16) {
         #expect(export.flags(structured: false) == expected)
         #expect(export.flags(structured: true) == expected | 128)
@@ -189,7 +222,8 @@ private let unknown: UInt32 = 0x8000_0006, tooBig: UInt32 = 0x8000_0009
 
     @Test func listOfManyVolumesIsWhole() {
         let name = String(repeating: "n", count: 200)
-        let peer = Peer(TestDirectory((0..<1000).map { TestDirectory.export("\(name)\($0)", size: 512, description: "d\($0)") }))
+        let peer = Peer(
+            TestDirectory((0..<1000).map { TestDirectory.export("\(name)\($0)", size: 512, description: "d\($0)") }))
         peer.takesOutput = false
         peer.send(.clientFlags().adding(.option(3)).adding(.option(3)).adding(.option(3)))
         peer.takesOutput = true
@@ -215,7 +249,20 @@ private let unknown: UInt32 = 0x8000_0006, tooBig: UInt32 = 0x8000_0009
 
     @Test func metaContextCountsForItsExportOnly() {
         let peer = Peer(TestDirectory([TestDirectory.export("a"), TestDirectory.export("b")]))
-        peer.send(.clientFlags().adding(.option(8)).adding(.option(10, .meta("a", ["base:allocation"]))).adding(.go("b")))
+        peer.send(
+            .clientFlags().adding(.option(8)).adding(.option(10, .meta("a", ["base:allocation"]))).adding(.go("b")))
+        peer.output.removeAll()
+        peer.send(.request(7, 0, 512))
+        var reading = peer.reading()
+        #expect(reading.answer() == .error(7, 22))
+    }
+
+    /// Every SET replaces the selection, also one that is refused or selects nothing.
+    @Test(arguments: [Script.meta("vol", []), .meta("vol", ["x:y"]), .meta("nix", ["base:allocation"]), Script().u8(1)])
+    func metaContextIsReplaced(_ second: Script) {
+        let peer = Peer()
+        peer.send(.clientFlags().adding(.option(8)).adding(.option(10, .meta("vol", ["base:allocation"]))))
+        peer.send(.option(10, second).adding(.go("vol")))
         peer.output.removeAll()
         peer.send(.request(7, 0, 512))
         var reading = peer.reading()

@@ -75,7 +75,9 @@ struct Reading {
                 at = before
                 break
             }
-            let option = take(UInt32.self), type = take(UInt32.self), count = take(UInt32.self)
+            let option = take(UInt32.self)
+            let type = take(UInt32.self)
+            let count = take(UInt32.self)
             list.append(OptionReply(option: option, type: type, data: raw(Int(count))))
         }
         return list
@@ -94,12 +96,15 @@ struct Reading {
     mutating func answer(_ reading: (UInt64) -> Int = { _ in 0 }) -> Answer {
         switch take(UInt32.self) {
         case NBDWire.simpleReplyMagic:
-            let error = take(UInt32.self), cookie = take(UInt64.self)
+            let error = take(UInt32.self)
+            let cookie = take(UInt64.self)
             let count = error == 0 ? reading(cookie) : 0
             return count == 0 ? .simple(cookie, error) : .data(cookie, raw(count))
         case NBDWire.structuredReplyMagic:
             if take(UInt16.self) != 1 { return .garbage }
-            let type = take(UInt16.self), cookie = take(UInt64.self), length = take(UInt32.self)
+            let type = take(UInt16.self)
+            let cookie = take(UInt64.self)
+            let length = take(UInt32.self)
             switch type {
             case 0: return length == 0 ? .none(cookie) : .garbage
             case 1: return .chunk(cookie, offset: take(), raw(Int(length) - 8))
@@ -107,7 +112,8 @@ struct Reading {
                 if take(UInt32.self) != 1 { return .garbage }
                 return .status(cookie, (0..<(Int(length) - 4) / 8).map { _ in [take(), take()] })
             case 0x8001:
-                let error = take(UInt32.self), text = take(UInt16.self)
+                let error = take(UInt32.self)
+                let text = take(UInt16.self)
                 return length == 6 + UInt32(text) ? .error(cookie, error) : .garbage
             default: return .garbage
             }
@@ -130,7 +136,8 @@ final class TestDirectory: NBDDirectory {
         block: UInt32 = 512, description: String = "", fastZero: Bool = true
     ) -> NBDExport {
         NBDExport(
-            name: name, volume: 3, size: size, readOnly: readOnly, canTrim: trim, canWriteZeroes: zeroes, minimumBlock: block,
+            name: name, volume: 3, size: size, readOnly: readOnly, canTrim: trim, canWriteZeroes: zeroes,
+            minimumBlock: block,
             preferredBlock: 4096, description: description, fastZero: fastZero)
     }
     func lookUp(_ name: String) -> NBDExport? {
@@ -226,12 +233,14 @@ final class Peer {
     }
 
     private func perform(_ request: Request) {
-        let from = Int(request.sector.bytes.count), count = Int(request.count.bytes.count)
+        let from = Int(request.sector.bytes.count)
+        let count = Int(request.count.bytes.count)
         let bytes = arena.bytes(request.buffer)
         switch request.operation {
         case .read: disk[from..<from + count].withUnsafeBytes { bytes.copyMemory(from: $0) }
         case .write: disk.replaceSubrange(from..<from + count, with: bytes)
-        case .writeZeroes, .discard: disk.replaceSubrange(from..<from + count, with: [UInt8](repeating: 0, count: count))
+        case .writeZeroes, .discard:
+            disk.replaceSubrange(from..<from + count, with: [UInt8](repeating: 0, count: count))
         case .flush: break
         }
     }
@@ -239,7 +248,8 @@ final class Peer {
     @discardableResult func drain(_ most: Int, pieces: Int = 64) -> Bool {
         var list: [UnsafeRawBufferPointer] = []
         nbd.gather(into: &list, most: pieces)
-        var left = most, count = 0
+        var left = most
+        var count = 0
         for piece in list {
             let part = min(left, piece.count)
             output.append(contentsOf: UnsafeRawBufferPointer(rebasing: piece[..<part]))

@@ -21,14 +21,20 @@ struct Dice {
         let large = (0..<40960).map { UInt8(truncatingIfNeeded: $0 >> 4) }
         return Script.clientFlags().adding(.option(99, Script().text("what"))).adding(.option(3)).adding(.option(8))
             .adding(.option(10, .meta("vol", ["base:allocation"]))).adding(.go("vol"))
-            .adding(.request(1, 512, 512, cookie: 1, data: block)).adding(.request(1, 1024, 512, flags: 0x80, cookie: 2, data: block))
+            .adding(.request(1, 512, 512, cookie: 1, data: block)).adding(
+                .request(1, 1024, 512, flags: 0x80, cookie: 2, data: block)
+            )
             .adding(.request(1, 8192, 40960, cookie: 3, data: large)).adding(.request(0, 0, 65536, cookie: 4))
-            .adding(.request(6, 0, 512, cookie: 5)).adding(.request(7, 0, 4096, cookie: 6)).adding(.request(3, 0, 0, cookie: 7))
-            .adding(.request(5, 0, 4096, cookie: 8)).adding(.request(4, 4096, 512, cookie: 9)).adding(.request(0, 0, 512, cookie: 10))
+            .adding(.request(6, 0, 512, cookie: 5)).adding(.request(7, 0, 4096, cookie: 6)).adding(
+                .request(3, 0, 0, cookie: 7)
+            )
+            .adding(.request(5, 0, 4096, cookie: 8)).adding(.request(4, 4096, 512, cookie: 9)).adding(
+                .request(0, 0, 512, cookie: 10)
+            )
             .adding(.request(2, 0, 0))
     }()
 
-    /// What a client makes of a session: the handshake as it is, the answers by their cookies, for they may leave in any order.
+    /// What a client makes of a session: the handshake as it is, the answers sorted, as they may leave in any order.
     private func understood(_ output: [UInt8]) -> [String] {
         var reading = Reading(output)
         var result = ["\(reading.raw(18))"] + reading.optionReplies().map { "\($0)" }
@@ -84,7 +90,9 @@ struct Dice {
             peer.takesOutput = at % 3 == 0
             peer.send(Script(bytes: Array(bytes[..<at])))
             peer.hangUp()
-            #expect(peer.leaked == 0 && peer.nbd.held == 0 && peer.nbd.inFlight == 0 && peer.directory.opens == 0, "after \(at)")
+            #expect(
+                peer.leaked == 0 && peer.nbd.held == 0 && peer.nbd.inFlight == 0 && peer.directory.opens == 0,
+                "after \(at)")
             #expect(peer.nbd.isFinished && !peer.nbd.wantsWrite && peer.nbd.receiveSpace().isEmpty)
         }
     }
@@ -175,7 +183,8 @@ struct Dice {
     /// The last free memory is another connection's: the one that waits goes on when it is told.
     @Test func waitingForAnother() {
         let arena = BufferArena(bytes: 1 << 20, reservedShare: 0)
-        let one = Peer(arena: arena).enter(), two = Peer(arena: arena).enter()
+        let one = Peer(arena: arena).enter()
+        let two = Peer(arena: arena).enter()
         let taken = (0..<4).compactMap { _ in arena.allocate(256 << 10, for: .metadata) }
         one.send(.request(0, 0, 65536))
         two.send(.request(1, 0, 4096, data: [UInt8](repeating: 9, count: 4096)))
@@ -190,7 +199,8 @@ struct Dice {
     @Test func endlessPipeline() {
         let peer = Peer().enter()
         peer.takesOutput = false
-        var expected = 0, got = 0
+        var expected = 0
+        var got = 0
         for round in 0..<3000 {
             peer.send(.request(0, UInt64(round % 64) * 4096, 4096, cookie: UInt64(round)))
             expected += 16 + 4096
@@ -226,7 +236,8 @@ struct Dice {
         limits.guaranteed = UInt64(dice.below(16)) << 12
         limits.payload = UInt32(64 << 10)
         let arena = BufferArena(bytes: 65536 << dice.below(5))
-        let export = TestDirectory.export(readOnly: dice.below(8) == 0, trim: dice.below(2) == 0, zeroes: dice.below(2) == 0)
+        let export = TestDirectory.export(
+            readOnly: dice.below(8) == 0, trim: dice.below(2) == 0, zeroes: dice.below(2) == 0)
         let peer = Peer(TestDirectory([export]), arena: arena, limits: limits)
         peer.directory.refuses = dice.below(16) == 0
         peer.directory.extents = { at, count in (at % 7, UInt32(truncatingIfNeeded: count)) }
@@ -261,7 +272,9 @@ struct Dice {
             #expect(peer.nbd.inFlight == (peer.nbd.filling == nil ? 0 : 1))
         }
         peer.hangUp()
-        #expect(peer.leaked == 0 && peer.nbd.held == 0 && peer.nbd.inFlight == 0 && peer.directory.opens == 0, "seed \(seed)")
+        #expect(
+            peer.leaked == 0 && peer.nbd.held == 0 && peer.nbd.inFlight == 0 && peer.directory.opens == 0,
+            "seed \(seed)")
     }
 
     private static func script(_ dice: inout Dice) -> [UInt8] {
@@ -274,7 +287,9 @@ struct Dice {
             case 0: script = script.adding(.option(6, .named(name, [UInt16(dice.below(5)), 3])))
             case 1: script = script.adding(.option(8))
             case 2: script = script.adding(.option(UInt32(9 + dice.below(2)), .meta(name, ["base:allocation", "x"])))
-            case 3: script = script.adding(.option(UInt32(dice.below(14)), Script(bytes: [UInt8](repeating: 7, count: dice.below(300)))))
+            case 3:
+                script = script.adding(
+                    .option(UInt32(dice.below(14)), Script(bytes: [UInt8](repeating: 7, count: dice.below(300)))))
             default: script = script.adding(.option(3))
             }
         }

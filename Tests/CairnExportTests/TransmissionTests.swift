@@ -4,9 +4,19 @@ import Testing
 
 @testable import CairnExport
 
-private let read: UInt16 = 0, write: UInt16 = 1, disconnect: UInt16 = 2, flush: UInt16 = 3, trim: UInt16 = 4, cache: UInt16 = 5
-private let zero: UInt16 = 6, blockStatus: UInt16 = 7
-private let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UInt16 = 8, fastZero: UInt16 = 16
+private let read: UInt16 = 0
+private let write: UInt16 = 1
+private let disconnect: UInt16 = 2
+private let flush: UInt16 = 3
+private let trim: UInt16 = 4
+private let cache: UInt16 = 5
+private let zero: UInt16 = 6
+private let blockStatus: UInt16 = 7
+private let fua: UInt16 = 1
+private let noHole: UInt16 = 2
+private let df: UInt16 = 4
+private let requestOne: UInt16 = 8
+private let fastZero: UInt16 = 16
 
 @Suite struct TransmissionTests {
     enum Volume: Sendable { case plain, readOnly, noTrim, noZeroes, slowZeroes, big }
@@ -58,7 +68,8 @@ private let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UIn
         .init(name: "flush with a length", type: flush, length: 512, error: 22),
         .init(name: "trim", type: trim, error: 0, engine: .discard),
         .init(name: "trim, FUA", type: trim, flags: fua, error: 0, engine: .discard, engineFlags: .fua),
-        .init(name: "trim longer than a payload", type: trim, length: 16 << 20, volume: .big, error: 0, engine: .discard),
+        .init(
+            name: "trim longer than a payload", type: trim, length: 16 << 20, volume: .big, error: 0, engine: .discard),
         .init(name: "trim past the end", type: trim, offset: end - 512, error: 22),
         .init(name: "trim, unaligned", type: trim, offset: 3, error: 22),
         .init(name: "trim, not announced", type: trim, volume: .noTrim, error: 22),
@@ -70,12 +81,17 @@ private let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UIn
         .init(name: "cache past the end", type: cache, offset: end, error: 22),
         .init(name: "zero", type: zero, error: 0, engine: .writeZeroes),
         .init(name: "zero, NO_HOLE", type: zero, flags: noHole, error: 0, engine: .writeZeroes, engineFlags: .noHole),
-        .init(name: "zero, all flags", type: zero, flags: fua | noHole | fastZero, error: 0, engine: .writeZeroes,
+        .init(
+            name: "zero, all flags", type: zero, flags: fua | noHole | fastZero, error: 0, engine: .writeZeroes,
             engineFlags: [.fua, .noHole]),
         .init(name: "zero past the end", type: zero, offset: end - 512, error: 28),
-        .init(name: "zero longer than a payload", type: zero, length: 16 << 20, volume: .big, error: 0, engine: .writeZeroes),
+        .init(
+            name: "zero longer than a payload", type: zero, length: 16 << 20, volume: .big, error: 0,
+            engine: .writeZeroes),
         .init(name: "zero, read-only", type: zero, volume: .readOnly, error: 1),
-        .init(name: "zero by writing", type: zero, flags: fua, volume: .noZeroes, error: 0, engine: .write, engineFlags: .fua),
+        .init(
+            name: "zero by writing", type: zero, flags: fua, volume: .noZeroes, error: 0, engine: .write,
+            engineFlags: .fua),
         .init(name: "fast zero that would be slow", type: zero, flags: fastZero, volume: .noZeroes, error: 95),
         .init(name: "fast zero on a slow volume", type: zero, flags: fastZero, volume: .slowZeroes, error: 95),
         .init(name: "zero on a slow volume", type: zero, volume: .slowZeroes, error: 0, engine: .writeZeroes),
@@ -108,7 +124,9 @@ private let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UIn
         var reading = peer.reading()
         let cookie: UInt64 = 0x0123_4567_89AB_CDEF
         let expected: Reading.Answer
-        let range = Int(truncatingIfNeeded: min(c.offset, 1 << 40))..<Int(truncatingIfNeeded: min(c.offset, 1 << 40)) + Int(c.length)
+        let range =
+            Int(truncatingIfNeeded: min(c.offset, 1 << 40))..<Int(truncatingIfNeeded: min(c.offset, 1 << 40))
+            + Int(c.length)
         if c.type == read && c.error == 0 && c.length > 0 {
             let bytes = Array(before[range])
             expected = structured ? .chunk(cookie, offset: c.offset, bytes) : .data(cookie, bytes)
@@ -136,13 +154,16 @@ private let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UIn
 
     /// errno of the engine, NBD error.
     static let errors: [(Int32, UInt32)] = [
-        (1, 1), (5, 5), (6, 5), (11, 5), (12, 12), (13, 1), (16, 5), (19, 5), (22, 22), (27, 28), (28, 28), (30, 1), (61, 5), (75, 75),
+        (1, 1), (5, 5), (6, 5), (11, 5), (12, 12), (13, 1), (16, 5), (19, 5), (22, 22), (27, 28), (28, 28), (30, 1),
+        (61, 5), (75, 75),
         (84, 5), (95, 95), (108, 108), (110, 5), (121, 5), (122, 28), (-1, 5),
     ]
     @Test(arguments: errors, [false, true]) func error(_ c: (errno: Int32, wire: UInt32), _ structured: Bool) {
         let peer = Peer().enter(modern: structured)
         peer.status = { _ in IOStatus(errno: c.errno) }
-        peer.send(.request(read, 0, 65536, cookie: 1).adding(.request(write, 0, 512, cookie: 2, data: [UInt8](repeating: 1, count: 512))))
+        peer.send(
+            .request(read, 0, 65536, cookie: 1).adding(
+                .request(write, 0, 512, cookie: 2, data: [UInt8](repeating: 1, count: 512))))
         peer.send(.request(flush, 0, 0, cookie: 3))
         var reading = peer.reading()
         #expect(reading.answer() == (structured ? .error(1, c.wire) : .simple(1, c.wire)))
@@ -188,7 +209,9 @@ private let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UIn
     @Test func disconnectWaitsForWhatIsUnderWay() {
         let peer = Peer().enter()
         peer.answersAtOnce = false
-        peer.send(.request(read, 0, 512, cookie: 1).adding(.request(disconnect, 0, 0)).adding(.request(read, 0, 512, cookie: 2)))
+        peer.send(
+            .request(read, 0, 512, cookie: 1).adding(.request(disconnect, 0, 0)).adding(
+                .request(read, 0, 512, cookie: 2)))
         #expect(peer.waiting.count == 1 && !peer.nbd.isFinished && peer.nbd.problem == nil)
         peer.answersAtOnce = true
         peer.turn()
@@ -242,8 +265,12 @@ private let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UIn
     static let extentCases: [ExtentCase] = [
         .init(name: "all data", answer: { _, n in (n, 0) }, expected: [[65536, 0]]),
         .init(name: "past the end", answer: { _, _ in (1 << 50, 3) }, expected: [[65536, 3]]),
-        .init(name: "alternating", answer: { at, _ in (64, at / 64 % 2 == 0 ? 0 : 3) }, expected: [[32768, 0], [32768, 3]]),
-        .init(name: "REQ_ONE", flags: requestOne, answer: { at, _ in (64, at / 64 % 2 == 0 ? 0 : 3) }, expected: [[32768, 0]]),
+        .init(
+            name: "alternating", answer: { at, _ in (64, at / 64 % 2 == 0 ? 0 : 3) },
+            expected: [[32768, 0], [32768, 3]]),
+        .init(
+            name: "REQ_ONE", flags: requestOne, answer: { at, _ in (64, at / 64 % 2 == 0 ? 0 : 3) },
+            expected: [[32768, 0]]),
         .init(name: "neighbours become one", answer: { _, _ in (8, 2) }, expected: [[65536, 2]]),
         .init(name: "REQ_ONE, neighbours", flags: requestOne, answer: { _, _ in (8, 2) }, expected: [[65536, 2]]),
         .init(name: "nothing is data", answer: { _, _ in (0, 3) }, expected: [[65536, 0]]),
@@ -265,14 +292,18 @@ private let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UIn
         var reading = peer.reading()
         guard case .status(4, let list) = reading.answer() else { return #expect(Bool(false)) }
         #expect(list.count == 1024 && list.allSatisfy { $0[0] == 512 })
-        peer.send(.request(blockStatus, 0, 0).adding(.request(blockStatus, 1 << 23, 512)).adding(.request(blockStatus, 3, 512)))
+        peer.send(
+            .request(blockStatus, 0, 0).adding(.request(blockStatus, 1 << 23, 512)).adding(
+                .request(blockStatus, 3, 512)))
         reading = peer.reading()
         for _ in 0..<3 { #expect(reading.answer() == .error(7, 22)) }
     }
 
     @Test func volumeWithLargeBlocks() {
         let peer = Peer(TestDirectory([TestDirectory.export(block: 4096)])).enter()
-        peer.send(.request(read, 512, 4096, cookie: 1).adding(.request(write, 0, 512, cookie: 2, data: [UInt8](repeating: 1, count: 512))))
+        peer.send(
+            .request(read, 512, 4096, cookie: 1).adding(
+                .request(write, 0, 512, cookie: 2, data: [UInt8](repeating: 1, count: 512))))
         var reading = peer.reading()
         #expect(reading.answer() == .simple(1, 22))
         #expect(reading.answer() == .simple(2, 22))
