@@ -20,6 +20,9 @@ final class Reactor {
         var reading = true
         var writing = false
         var open = true
+        var wantsRead: Bool { !nbd.receiveSpace().isEmpty }
+        /// epoll waits for something else than the connection wants.
+        var wantsChange: Bool { reading != wantsRead || writing != nbd.wantsWrite }
         init(fd: Int32, index: Int, nbd: NBDConnection) {
             self.fd = fd
             self.index = index
@@ -104,14 +107,30 @@ final class Reactor {
         case Tag.listener: acceptAll(index, now)
         case Tag.client:
             guard index < clients.count, let client = clients[index] else { return }
+            // A peer that is gone while nothing is read from it would be reported for ever.
+            if event.hangUp && client.nbd.receiveSpace().isEmpty { hangUp(client) }
             if event.readable || event.hangUp { receive(client) }
             touched.append(index)
         default: break  // host completions are drained every turn
         }
     }
 
-    /// Run the engine until nothing moves any more.
     private func turn(_ now: Nanoseconds) {
+        repeat {
+            settleEngine(now)
+            for index in touched { if let client = clients[index] { settle(client) } }
+            touched.removeAll(keepingCapacity: true)
+            // What was answered or sent may be the memory that any client waits for.
+            for case let client? in clients where client.open {
+                client.nbd.retry()
+                if !client.nbd.requests.isEmpty || client.wantsChange { touched.append(client.index) }
+            }
+        } while !touched.isEmpty
+        for case let client? in clients where client.nbd.isFinished && client.nbd.inFlight == 0 { drop(client) }
+    }
+
+    /// Run the engine until nothing moves any more.
+    private func settleEngine(_ now: Nanoseconds) {
         var moved = true
         while moved {
             moved = false
@@ -126,7 +145,7 @@ final class Reactor {
                 moved = true
                 let index = Int(done.token >> 32)
                 if let client = clients[index] {
-                    client.nbd.completed(done.token & 0xFFFF_FFFF, done.status)
+                    client.nbd.completed(done.token & 0xFFFF_FFFF, done.status, now: now)
                     touched.append(index)
                 }
             }
@@ -140,9 +159,6 @@ final class Reactor {
             }
             drainControl()
         }
-        for index in touched { if let client = clients[index] { settle(client) } }
-        for case let client? in clients where client.nbd.isFinished && client.nbd.inFlight == 0 { drop(client) }
-        touched.removeAll(keepingCapacity: true)
     }
 
     private func drainControl() {
@@ -191,7 +207,7 @@ final class Reactor {
             if space.isEmpty { return }
             switch Sockets.receive(client.fd, space) {
             case .bytes(let n):
-                client.nbd.received(n)
+                client.nbd.received(n, now: monotonicNow())
                 if n < space.count { return }
             case .wouldBlock: return
             case .closed: return hangUp(client)
@@ -217,8 +233,6 @@ final class Reactor {
 
     /// Send what waits, and tell epoll what the client wants.
     private func settle(_ client: Client) {
-        client.nbd.retry()
-        if !client.nbd.requests.isEmpty { mailbox.post {} }  // another turn
         while client.open && client.nbd.wantsWrite {
             gathered.removeAll(keepingCapacity: true)
             client.nbd.gather(into: &gathered, most: 64)
@@ -228,11 +242,10 @@ final class Reactor {
             }
             client.nbd.sent(n)
         }
-        let reading = client.open && !client.nbd.receiveSpace().isEmpty, writing = client.open && client.nbd.wantsWrite
-        if client.open && (reading != client.reading || writing != client.writing) {
-            client.reading = reading
-            client.writing = writing
-            poller.modify(client.fd, tag: Tag.client | UInt64(client.index), read: reading, write: writing)
+        if client.open && client.wantsChange {
+            client.reading = client.wantsRead
+            client.writing = client.nbd.wantsWrite
+            poller.modify(client.fd, tag: Tag.client | UInt64(client.index), read: client.reading, write: client.writing)
         }
     }
 
