@@ -95,12 +95,11 @@ final class FakeEngine: Sendable {
             while case let client = accept(listener, nil, nil), client >= 0 {
                 Self.serve(client, reply) { request in self?.requests.withLock { $0.append(request) } }
             }
+            // Closed here, where nobody accepts on it any more: its number may be another engine's the moment after.
+            close(listener)
         }
     }
-    deinit {
-        shutdown(listener, Int32(SHUT_RDWR))
-        close(listener)
-    }
+    deinit { shutdown(listener, Int32(SHUT_RDWR)) }
 
     private static func serve(_ client: Int32, _ reply: Reply, _ note: (JSON) -> Void) {
         var bytes: [UInt8] = []
