@@ -29,8 +29,7 @@ struct EngineLink {
     func startEngine(_ arguments: Arguments) throws(ControlError) {
         for _ in 0..<500 {
             if (try? ControlClient(directory)) != nil {
-                for listener in arguments.all("nbd") { _ = try call("export", .dictionary(["listen": .string(listener)])) }
-                return
+                return try addListeners(arguments.all("nbd"))
             }
             if !directory.isEngineRunning {
                 do throws(SystemError) {
@@ -40,6 +39,22 @@ struct EngineLink {
             usleep(20_000)  // another command is starting one, or one is going away
         }
         throw ControlError(errno: ETIMEDOUT, reason: "an engine holds \(directory.lockFile) but does not answer")
+    }
+
+    /// Those that the engine does not have yet: the same command line works for the first volume and for the tenth.
+    private func addListeners(_ wanted: [String]) throws(ControlError) {
+        if wanted.isEmpty { return }
+        let uris = (try call("engine-status")?["nbd"]?.array ?? []).compactMap(\.string)
+        for word in wanted where !uris.contains(where: { Self.isListener($0, word) }) {
+            _ = try call("export", .dictionary(["listen": .string(word)]))
+        }
+    }
+
+    /// Is `uri` what the engine prints for the listener `word`?
+    static func isListener(_ uri: String, _ word: String) -> Bool {
+        if word.hasPrefix("unix:") { return uri.hasSuffix("?socket=" + word.dropFirst(5)) }
+        if word.hasPrefix("tcp:") { return uri == "nbd://\(word.dropFirst(4))/" }
+        return false
     }
 
     /// True when the engine has said it is ready; false when another won the race.

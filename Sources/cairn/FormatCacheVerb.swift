@@ -76,7 +76,7 @@ enum FormatCacheVerb {
         if let state = try? StateDirectory() {
             try? state.store(identity, .init(cache: superblock.uuidText, writtenAlone: false))
         }
-        let mib = layout.slots * layout.blockBytes >> 20
+        let mib = (layout.slots * layout.blockBytes) >> 20
         Output.out(
             "\(name): formatted as ssdcache \(superblock.uuidText) for \(backing.facts.kernelName): "
                 + "\(layout.slots) blocks of \(blockSectors) sectors, \(mib) MiB.")
