@@ -53,6 +53,8 @@ struct EngineLink {
     /// Is `uri` what the engine prints for the listener `word`?
     static func isListener(_ uri: String, _ word: String) -> Bool {
         if word.hasPrefix("unix:") { return uri.hasSuffix("?socket=" + word.dropFirst(5)) }
+        // Without a host it is the loopback's.
+        if word.hasPrefix("tcp::") { return uri == "nbd://127.0.0.1:\(word.dropFirst(5))/" }
         if word.hasPrefix("tcp:") { return uri == "nbd://\(word.dropFirst(4))/" }
         return false
     }
@@ -174,7 +176,9 @@ func ioctlFailed(_ verb: String, _ spec: DeviceSpec, _ error: ControlError) -> E
     if error.errno == ENOENT && error.stage.isEmpty && error.reason.hasPrefix("connecting") { return noEngine(verb, spec) }
     let number = error.devno.isEmpty ? "" : "(\(error.devno))"
     let middle = [spec.uuid, number].filter { !$0.isEmpty }.joined(separator: " ")
-    var line = "device-mapper: \(verb) ioctl on \(spec.name) \(middle) failed: \(errorText(error.errno))"
+    // A name with control characters would break the line in two.
+    let name = spec.name.utf8.contains { $0 < 0x20 || $0 == 0x7f } ? Names.mangle(spec.name) : spec.name
+    var line = "device-mapper: \(verb) ioctl on \(name) \(middle) failed: \(errorText(error.errno))"
     let silent = error.reason.isEmpty || error.reason == "there is no such volume" || error.errno == ENXIO && error.stage.isEmpty
     if !silent { line += ": \(error.reason)" }
     return commandFailed(line, error.hint)

@@ -138,6 +138,9 @@ private func member(_ key: String, _ value: JSON) -> JSON.Member { .init(key: ke
             replies: ["create": refused(EBUSY, "claimed by fast", hint: "Use fast instead.", stage: "reload", devno: "512:8")],
             error: "device-mapper: reload ioctl on x (512:8) failed: Device or resource busy: claimed by fast\nUse fast instead.\n" + failed),
         Action(
+            ["create", "a\nb", "-n"], replies: ["create": refused(EINVAL, "a name has no control characters", stage: "create")],
+            error: ioctl("create", "a\\x0ab", "", "Invalid argument: a name has no control characters")),
+        Action(
             ["remove", "str"], replies: ["remove": refused(EBUSY, "1 client has it open", stage: "remove")],
             error: ioctl("remove", "str", "", "Device or resource busy: 1 client has it open")),
     ]

@@ -93,7 +93,7 @@ import Testing
     @Test(arguments: [
         ("nbd+unix:///?socket=/run/x.sock", "unix:/run/x.sock", true), ("nbd+unix:///?socket=/run/x.sock", "unix:x.sock", false),
         ("nbd://127.0.0.1:10809/", "tcp:127.0.0.1:10809", true), ("nbd://127.0.0.1:10809/", "tcp:127.0.0.1:1080", false),
-        ("nbd://127.0.0.1:10809/", "udp:127.0.0.1:10809", false),
+        ("nbd://127.0.0.1:10809/", "tcp::10809", true), ("nbd://127.0.0.1:10809/", "udp:127.0.0.1:10809", false),
     ])
     func isRecognisedByItsURI(_ uri: String, _ word: String, _ same: Bool) { #expect(EngineLink.isListener(uri, word) == same) }
 
