@@ -118,7 +118,8 @@ package struct ControlClient: ~Copyable {
         }
         if answer["ok"] == .bool(true) { return (answer["result"] ?? .null, answer["more"]?.bool ?? false) }
         throw ControlError(
-            errno: Int32(clamping: answer["errno"]?.unsigned ?? 5), reason: answer["error"]?.string ?? "the engine refused without a reason",
+            errno: Int32(clamping: answer["errno"]?.unsigned ?? 5),
+            reason: answer["error"]?.string ?? "the engine refused without a reason",
             hint: answer["hint"]?.string ?? "", stage: answer["stage"]?.string ?? "", devno: answer["devno"]?.string ?? "")
     }
 }

@@ -117,7 +117,8 @@ struct Field {
                 "blkdevs_used", "BlkDevNamesUsed", 16, .relationship, "Kernel names of the devices it uses.",
                 list("deps") { Tree.inside($0, "blkdevname", separator: ":") }),
             number("device_ref_count", "#Refs", 5, .relationship, "Volumes that use it.") { UInt64($0["users"]?.array.count ?? 0) },
-            text("names_using_dev", "RefNames", 8, .relationship, "Names of the volumes that use it.", list("users") { $0["name"]?.string }),
+            text(
+                "names_using_dev", "RefNames", 8, .relationship, "Names of the volumes that use it.", list("users") { $0["name"]?.string }),
             text("devnos_using_dev", "RefDevNos", 9, .relationship, "Numbers of the volumes that use it.", list("users", devno)),
         ]
     }

@@ -11,9 +11,13 @@ import Glibc
 enum FormatCacheVerb {
     static func run(_ arguments: Arguments) throws(Exit) {
         let target = arguments["target"] ?? ""
-        guard target == "ssdcache" else { throw wrong(target.isEmpty ? "format-cache needs --target ssdcache" : "format-cache does not know the target \"\(target)\"") }
+        guard target == "ssdcache" else {
+            throw wrong(target.isEmpty ? "format-cache needs --target ssdcache" : "format-cache does not know the target \"\(target)\"")
+        }
         guard arguments.operands.count == 1 else { throw wrong("format-cache takes one cache device") }
-        guard arguments.all("backing").count == 1, let backingWord = arguments["backing"] else { throw wrong("format-cache needs one --backing DEVICE") }
+        guard arguments.all("backing").count == 1, let backingWord = arguments["backing"] else {
+            throw wrong("format-cache needs one --backing DEVICE")
+        }
         let blockSectors = try number(arguments, "blocksize", 256)
         guard SSDCacheLayout.isBlockSize(blockSectors) else { throw wrong("--blocksize is a power of two, 1 to 256 sectors") }
         let associativity = try number(arguments, "assoc", 4)
@@ -54,7 +58,9 @@ enum FormatCacheVerb {
         if cache.facts.readOnly { throw TargetError("\(name) is read-only", status: .readOnly) }
         if backing.facts.size == .zero { throw TargetError("the backing device is empty (0 sectors)") }
         let logical = UInt64(max(cache.facts.limits.logicalBlock, backing.facts.limits.logicalBlock))
-        if blockSectors * 512 < logical { throw TargetError("blocksize \(blockSectors) is smaller than the devices' logical block of \(logical) bytes") }
+        if blockSectors * 512 < logical {
+            throw TargetError("blocksize \(blockSectors) is smaller than the devices' logical block of \(logical) bytes")
+        }
         guard let layout = SSDCacheLayout(blockSectors: blockSectors, deviceBytes: cache.facts.size.bytes.count) else {
             let least = SSDCacheLayout(blockSectors: blockSectors, buckets: 1)?.totalBytes ?? 0
             throw TargetError("\(name) is too small: \(cache.facts.size.count) sectors, at least \(least / 512) are needed")
@@ -93,7 +99,9 @@ enum FormatCacheVerb {
                 continue
             }
             if !ask("WARNING: \(signature.type) signature detected on \(name) at offset \(signature.offset). Wipe it?") {
-                throw TargetError("aborted wiping of \(signature.type); nothing was changed", status: IOStatus(errno: ECANCELED), hint: "--yes answers yes")
+                throw TargetError(
+                    "aborted wiping of \(signature.type); nothing was changed", status: IOStatus(errno: ECANCELED),
+                    hint: "--yes answers yes")
             }
         }
         do throws(SystemError) { _ = try Signatures.wipe(cache.fd.raw) { _ in true } } catch { throw error.asTargetError }
@@ -107,7 +115,9 @@ enum FormatCacheVerb {
 
     private static func newUUID() -> [UInt8] {
         var bytes: [UInt8] = []
-        for word in [randomSeed(), randomSeed()] { for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) } }
+        for word in [randomSeed(), randomSeed()] {
+            for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) }
+        }
         bytes[6] = bytes[6] & 0x0F | 0x40
         bytes[8] = bytes[8] & 0x3F | 0x80
         return bytes
@@ -119,7 +129,9 @@ enum FormatCacheVerb {
         defer { memory.deallocate() }
         if let start = memory.baseAddress { start.initializeMemory(as: UInt8.self, repeating: 0, count: size) }
         let block = UnsafeMutableRawBufferPointer(rebasing: memory[..<4096])
-        for offset in [SSDCacheLayout.superblockA, SSDCacheLayout.superblockB] { try writeFully(fd, UnsafeRawBufferPointer(block), at: offset) }
+        for offset in [SSDCacheLayout.superblockA, SSDCacheLayout.superblockB] {
+            try writeFully(fd, UnsafeRawBufferPointer(block), at: offset)
+        }
         try syncData(fd)
         var at = SSDCacheLayout.bitmapOffset
         let end = superblock.layout.tableOffset + superblock.layout.tableBytes
@@ -146,6 +158,8 @@ enum CacheReader {
         let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 4096, alignment: 4096)
         defer { memory.deallocate() }
         do throws(SystemError) { try readFully(fd, memory, at: offset) } catch { return .failure(.truncated) }
-        do throws(DecodeError) { return .success(try SSDCacheSuperblock.decode(UnsafeRawBufferPointer(memory))) } catch { return .failure(error) }
+        do throws(DecodeError) { return .success(try SSDCacheSuperblock.decode(UnsafeRawBufferPointer(memory))) } catch {
+            return .failure(error)
+        }
     }
 }

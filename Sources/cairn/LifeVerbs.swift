@@ -52,7 +52,9 @@ enum LifeVerbs {
                 throw ControlError(errno: ECONNREFUSED, reason: "the engine went away")
             }
         } catch { throw ioctlFailed(error.stage.isEmpty ? "create" : error.stage, spec, error) }
-        if arguments.verbosity > 0 { try ReportVerbs.infoBlocks(link, DeviceSpec(json: .dictionary(["name": .string(name)]), name: name, uuid: "")) }
+        if arguments.verbosity > 0 {
+            try ReportVerbs.infoBlocks(link, DeviceSpec(json: .dictionary(["name": .string(name)]), name: name, uuid: ""))
+        }
     }
 
     private static func createConcise(_ arguments: Arguments) throws(Exit) {
@@ -71,7 +73,8 @@ enum LifeVerbs {
                 minor = number
             }
             try create(
-                try checkedName(device.name), try checkedUUID(device.uuid), minor, text, device.flags == "ro" || arguments.has("readonly"), arguments)
+                try checkedName(device.name), try checkedUUID(device.uuid), minor, text, device.flags == "ro" || arguments.has("readonly"),
+                arguments)
         }
     }
 
@@ -79,7 +82,9 @@ enum LifeVerbs {
         if arguments.has("notable") { throw commandFailed("--notable only available when creating new device.") }
         var operands = arguments.operands
         let spec: DeviceSpec
-        if let byOption = try DeviceSpec.fromOptions(arguments) { spec = byOption } else {
+        if let byOption = try DeviceSpec.fromOptions(arguments) {
+            spec = byOption
+        } else {
             guard let first = operands.first else { throw commandFailed("Please specify device.") }
             spec = try DeviceSpec(first)
             operands.removeFirst()
@@ -187,7 +192,9 @@ enum LifeVerbs {
         let noflush = arguments.has("noflush") || arguments.has("force")
         for spec in try devices(arguments, link) {
             do throws(ControlError) {
-                guard try link.call("wipe", spec.with(["noflush": .bool(noflush)])) != nil else { throw ControlError(errno: ENXIO, reason: "") }
+                guard try link.call("wipe", spec.with(["noflush": .bool(noflush)])) != nil else {
+                    throw ControlError(errno: ENXIO, reason: "")
+                }
             } catch {
                 if error.errno == ENXIO {
                     Output.error("device-mapper: table ioctl on \(spec.name) \(spec.uuid) failed: \(errorText(error.errno))")
@@ -201,7 +208,9 @@ enum LifeVerbs {
         var operands = arguments.operands
         if operands.isEmpty { throw usageError("Incorrect number of arguments.") }
         let spec: DeviceSpec
-        if operands.count == 1, let byOption = try DeviceSpec.fromOptions(arguments) { spec = byOption } else {
+        if operands.count == 1, let byOption = try DeviceSpec.fromOptions(arguments) {
+            spec = byOption
+        } else {
             if operands.count == 1 { throw commandFailed("No device specified.") }
             spec = try DeviceSpec(operands.removeFirst())
         }
@@ -219,7 +228,9 @@ enum LifeVerbs {
     static func message(_ arguments: Arguments) throws(Exit) {
         var operands = arguments.operands
         let spec: DeviceSpec
-        if let byOption = try DeviceSpec.fromOptions(arguments) { spec = byOption } else {
+        if let byOption = try DeviceSpec.fromOptions(arguments) {
+            spec = byOption
+        } else {
             if operands.count < 2 { throw usageError("Incorrect number of arguments.") }
             spec = try DeviceSpec(operands.removeFirst())
         }
@@ -235,7 +246,9 @@ enum LifeVerbs {
     static func wait(_ arguments: Arguments) throws(Exit) {
         var operands = arguments.operands
         let spec: DeviceSpec
-        if let byOption = try DeviceSpec.fromOptions(arguments) { spec = byOption } else {
+        if let byOption = try DeviceSpec.fromOptions(arguments) {
+            spec = byOption
+        } else {
             guard let first = operands.first else { throw commandFailed("No device specified.") }
             spec = try DeviceSpec(first)
             operands.removeFirst()

@@ -111,7 +111,8 @@ func parseArguments() -> Arguments? {
         let code = cairn_getopt(argc, argv, letters, structs, Int32(structs.count), &argument)
         if code == -1 { break }
         if code == Int32(UInt8(ascii: "?")) { return nil }
-        let option: Option? = code >= 1000
+        let option: Option? =
+            code >= 1000
             ? optionTable[Int(code) - 1000]
             : optionTable.first { $0.letter?.asciiValue == UInt8(truncatingIfNeeded: code) }
         guard let option else { return nil }

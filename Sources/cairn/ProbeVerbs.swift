@@ -21,11 +21,13 @@ enum ProbeVerb {
                 Output.error("cairn: \(path): \(errorText(errno))")
                 throw Exit(status: 1)
             }
-            for signature in Signatures.list(fd.raw) where !(signature.type == "cairn_ssdcache" && signature.offset > 0 && hasFirst(fd.raw)) {
+            for signature in Signatures.list(fd.raw) where !(signature.type == "cairn_ssdcache" && signature.offset > 0 && hasFirst(fd.raw))
+            {
                 found = true
                 let facts = signature.type == "cairn_ssdcache" ? cacheFacts(fd.raw) : libraryFacts(signature)
                 if arguments["options"] == "json" || arguments.has("json") {
-                    items.append(.object([.init(key: "device", value: .string(path))] + facts.map { .init(key: $0.0, value: .string($0.1)) }))
+                    items.append(
+                        .object([.init(key: "device", value: .string(path))] + facts.map { .init(key: $0.0, value: .string($0.1)) }))
                 } else if arguments["options"] == "export" {
                     Output.out("DEVNAME=\(path)")
                     for (key, value) in facts { Output.out("\(key.uppercased())=\(value)") }
@@ -34,7 +36,9 @@ enum ProbeVerb {
                 }
             }
         }
-        if arguments["options"] == "json" || arguments.has("json") { Output.out(JSON.dictionary(["version": .unsigned(1), "signatures": .array(items)]).text) }
+        if arguments["options"] == "json" || arguments.has("json") {
+            Output.out(JSON.dictionary(["version": .unsigned(1), "signatures": .array(items)]).text)
+        }
         if !found { throw Exit(status: 2) }
     }
 
@@ -91,12 +95,16 @@ enum WipeVerb {
             {
                 chosen.append(signature)
             } else {
-                throw TargetError("aborted wiping of \(signature.type); nothing was changed", status: IOStatus(errno: ECANCELED), hint: "--yes answers yes")
+                throw TargetError(
+                    "aborted wiping of \(signature.type); nothing was changed", status: IOStatus(errno: ECANCELED),
+                    hint: "--yes answers yes")
             }
         }
         if dry || chosen.isEmpty { return }
         do throws(SystemError) {
-            for signature in try Signatures.wipe(device.fd.raw, chosen: { s in chosen.contains { $0.type == s.type && $0.offset == s.offset } }) {
+            for signature in try Signatures.wipe(
+                device.fd.raw, chosen: { s in chosen.contains { $0.type == s.type && $0.offset == s.offset } })
+            {
                 Output.out("Wiping \(signature.type) signature on \(name).")
             }
         } catch { throw error.asTargetError }

@@ -35,12 +35,13 @@ enum ReportVerbs {
     static func block(_ v: JSON, verbose: Bool) -> String {
         func flag(_ key: String) -> Bool { v[key]?.bool ?? false }
         func number(_ key: String) -> UInt64 { v[key]?.unsigned ?? 0 }
-        let tables = switch (flag("live"), flag("inactive")) {
-        case (true, true): "LIVE & INACTIVE"
-        case (true, false): "LIVE"
-        case (false, true): "INACTIVE"
-        default: "None"
-        }
+        let tables =
+            switch (flag("live"), flag("inactive")) {
+            case (true, true): "LIVE & INACTIVE"
+            case (true, false): "LIVE"
+            case (false, true): "INACTIVE"
+            default: "None"
+            }
         var text = "Name:              \(v["name"]?.string ?? "")\n"
         text += "State:             \(flag("suspended") ? "SUSPENDED" : "ACTIVE")\(flag("readonly") ? " (READ-ONLY)" : "")"
         text += "\(flag("deferred") ? " (DEFERRED REMOVE)" : "")\n"
@@ -63,7 +64,8 @@ enum ReportVerbs {
         text += "Write zeroes:      \(limit("maxwritezeroes")) sectors maximum\n"
         text += "URI:               \(v["uri"]?.string ?? "")\n"
         for device in v["devices"]?.array ?? [] {
-            text += "Device:            \(device["word"]?.string ?? "") (\(device["cache"]?.string ?? ""), \(device["size"]?.unsigned ?? 0) sectors"
+            text +=
+                "Device:            \(device["word"]?.string ?? "") (\(device["cache"]?.string ?? ""), \(device["size"]?.unsigned ?? 0) sectors"
             text += device["failed"]?.bool ?? false ? ", a flush failed)\n" : ")\n"
         }
         return text
@@ -136,10 +138,14 @@ enum ReportVerbs {
     ) throws(Exit) -> ([JSON], Bool) {
         var specs = try DeviceSpec.all(arguments)
         if let expression = arguments["select"] {
-            specs = try Columns.select(try link.list(), expression).map { DeviceSpec(json: .dictionary(["name": .string($0)]), name: $0, uuid: "") }
+            specs = try Columns.select(try link.list(), expression).map {
+                DeviceSpec(json: .dictionary(["name": .string($0)]), name: $0, uuid: "")
+            }
             if specs.isEmpty { return ([], true) }
         }
-        let more: KeyValuePairs<String, JSON> = ["inactive": .bool(arguments.has("inactive")), "persistent": .bool(arguments.has("persistent"))]
+        let more: KeyValuePairs<String, JSON> = [
+            "inactive": .bool(arguments.has("inactive")), "persistent": .bool(arguments.has("persistent")),
+        ]
         if specs.isEmpty {
             do throws(ControlError) {
                 let everything = try link.call(verb == "info" ? "list" : verb, DeviceSpec(json: .object([]), name: "", uuid: "").with(more))
@@ -165,12 +171,16 @@ enum ReportVerbs {
         let link = try EngineLink(arguments)
         let (volumes, many) = try chosen(link, arguments, verb, verb)
         if arguments.has("concise") { return concise(volumes) }
-        if arguments["options"] == "json" || arguments.has("json") { return Output.out(JSON.dictionary(["version": .unsigned(1), verb: .array(volumes)]).text) }
+        if arguments["options"] == "json" || arguments.has("json") {
+            return Output.out(JSON.dictionary(["version": .unsigned(1), verb: .array(volumes)]).text)
+        }
         if volumes.isEmpty { return Output.out("No devices found") }
         let target = arguments["target"]
         for volume in volumes {
             let name = volume["name"]?.string ?? ""
-            if arguments.verbosity > 0 { try infoBlocks(link, DeviceSpec(json: .dictionary(["name": .string(name)]), name: name, uuid: "")) }
+            if arguments.verbosity > 0 {
+                try infoBlocks(link, DeviceSpec(json: .dictionary(["name": .string(name)]), name: name, uuid: ""))
+            }
             let prefix = many && arguments.verbosity == 0 ? "\(name): " : ""
             let lines = volume["lines"]?.array ?? []
             if lines.isEmpty && target == nil { Output.out(prefix) }
@@ -206,7 +216,8 @@ enum ReportVerbs {
         for name in arguments.operands {
             guard let found = known.first(where: { $0.0 == name }) else {
                 throw ioctlFailed(
-                    "target-version", DeviceSpec(json: .null, name: name, uuid: ""), ControlError(errno: EINVAL, reason: "unknown target type", stage: "x"))
+                    "target-version", DeviceSpec(json: .null, name: name, uuid: ""),
+                    ControlError(errno: EINVAL, reason: "unknown target type", stage: "x"))
             }
             Output.out(padded(found.0) + " " + found.1)
         }

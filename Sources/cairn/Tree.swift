@@ -34,7 +34,9 @@ struct Tree {
         if tree.style.inverted { return tree.inverted() }
         for volume in volumes where (volume["users"]?.array ?? []).isEmpty {
             let node = tree.text(volume)
-            if tree.style.compact { tree.compact(volume, node, column: node.count) } else {
+            if tree.style.compact {
+                tree.compact(volume, node, column: node.count)
+            } else {
                 tree.line(node)
                 tree.children(volume, " ")
             }

@@ -13,7 +13,8 @@ import Testing
     func reads(_ text: String, _ value: JSON) throws { #expect(try JSON.parse(text) == value) }
 
     @Test(arguments: [
-        "", " ", "nul", "tru", "truex", "[", "[1", "[1,", "[1,]", "[,]", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,}", "{a:1}", "{1:2}",
+        "", " ", "nul", "tru", "truex", "[", "[1", "[1,", "[1,]", "[,]", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,}", "{a:1}",
+        "{1:2}",
         "\"", "\"\\", "\"\\x\"", "\"\\u12\"", "\"\\u+123\"", "\"\\ud83d\\u\"", "\"a\nb\"", "01", "-", "+1", "1.", ".5", "1e", "1e+", "--1",
         "1 2", "[1] x", "1e999", "Infinity", "NaN", "'a'", "\u{0}", "[1\u{0}]", "-a",
     ])
@@ -42,7 +43,8 @@ import Testing
 
     @Test func writesOneLineThatReadsBack() throws {
         let value = JSON.dictionary([
-            "text": .string("line\nquote\" back\\ tab\t bell\u{7} ü"), "big": .unsigned(.max), "small": .integer(.min), "half": .double(0.5),
+            "text": .string("line\nquote\" back\\ tab\t bell\u{7} ü"), "big": .unsigned(.max), "small": .integer(.min),
+            "half": .double(0.5),
             "list": .array([.null, .bool(false), .object([])]),
         ])
         #expect(!value.text.contains("\n"))

@@ -62,13 +62,15 @@ private func member(_ key: String, _ value: JSON) -> JSON.Member { .init(key: ke
         Action(
             ["create", "sp\\x20ace", "-r", "-u", "A-1", "-m", "7"], input: "0 8 zero\n8 8 error # x\n", asks: "create",
             args: named(
-                "sp ace", member("table", .string("0 8 zero\n8 8 error\n")), member("readonly", .bool(true)), member("uuid", .string("A-1")),
+                "sp ace", member("table", .string("0 8 zero\n8 8 error\n")), member("readonly", .bool(true)),
+                member("uuid", .string("A-1")),
                 member("minor", .unsigned(7)))),
         Action(["create", "-n", "v"], asks: "create", args: named("v", member("table", .null))),
         Action(["create", "v", "--tab", ""], asks: "create", args: named("v", member("table", .string("")))),
         Action(
             ["create", "--concise", "c1,U,,ro,0 8 zero,8 8 error"], asks: "create",
-            args: named("c1", member("uuid", .string("U")), member("readonly", .bool(true)), member("table", .string("0 8 zero\n8 8 error\n")))),
+            args: named(
+                "c1", member("uuid", .string("U")), member("readonly", .bool(true)), member("table", .string("0 8 zero\n8 8 error\n")))),
         Action(["load", "v", "--table", "0 8 zero"], asks: "load", args: named("v", member("table", .string("0 8 zero\n")))),
         Action(["reload", "-u", "U1"], input: "0 8 zero\n", asks: "load", args: .dictionary(["uuid": .string("U1")])),
         Action(
@@ -92,33 +94,36 @@ private func member(_ key: String, _ value: JSON) -> JSON.Member { .init(key: ke
 
     @Test(arguments: ActionTests.lifeCycle) func asksTheEngine(_ action: Action) { Self.check(action) }
 
-    static let nobody: [Action] = [
-        ("remove", "remove"), ("suspend", "suspend"), ("resume", "resume"), ("clear", "clear"), ("wait", "waitevent"), ("table", "table"),
-        ("deps", "deps"),
-    ].map { verb, shown in
-        Action(
-            [verb, "nosuch"], replies: [verb: absent, "info": absent, "wipe": absent],
-            error: ioctl(shown, "nosuch", "", noDevice))
-    } + [
-        Action(["info", "nosuch"], replies: ["info": absent], error: "Device does not exist.\n" + failed),
-        Action(["info", "-c", "nosuch"], replies: ["info": absent], error: "Device does not exist.\n" + failed),
-        Action(["info", "-u", "NOSUCHUUID"], replies: ["info": absent], error: "Device does not exist.\n" + failed),
-        Action(["info", "-j", "252", "-m", "0"], replies: ["info": absent], error: "Device does not exist.\n" + failed),
-        Action(["status", "nosuch"], replies: ["status": absent], error: "Device does not exist.\n" + failed),
-        Action(["rename", "nosuch", "x"], replies: ["rename": absent], error: ioctl("rename", "nosuch", "", noDevice)),
-        Action(["message", "nosuch", "0", "hello"], replies: ["message": absent], error: ioctl("message", "nosuch", "", noDevice)),
-        Action(["load", "nosuch", "--table", "0 8 zero"], replies: ["load": absent], error: ioctl("reload", "nosuch", "", noDevice)),
-        Action(["remove", "-u", "NOSUCHUUID"], replies: ["remove": absent], error: ioctl("remove", "", "NOSUCHUUID", noDevice)),
-        Action(["remove", "/dev/mapper/pth"], replies: ["remove": absent], error: "Device /dev/mapper/pth not found\n" + failed),
-        Action(["remove", "/dev/pth"], error: "Device /dev/pth not found\n" + failed),
-        Action(
-            ["remove", "--force", "nosuch"], replies: ["remove": absent, "wipe": absent],
-            error: "device-mapper: table ioctl on nosuch  failed: \(noDevice)\ndevice-mapper: reload ioctl on nosuch  failed: \(noDevice)\n"
-                + ioctl("remove", "nosuch", "", noDevice)),
-        Action(
-            ["wipe_table", "nosuch"], replies: ["wipe": absent],
-            error: "device-mapper: table ioctl on nosuch  failed: \(noDevice)\n" + ioctl("reload", "nosuch", "", noDevice)),
-    ]
+    static let nobody: [Action] =
+        [
+            ("remove", "remove"), ("suspend", "suspend"), ("resume", "resume"), ("clear", "clear"), ("wait", "waitevent"),
+            ("table", "table"),
+            ("deps", "deps"),
+        ].map { verb, shown in
+            Action(
+                [verb, "nosuch"], replies: [verb: absent, "info": absent, "wipe": absent],
+                error: ioctl(shown, "nosuch", "", noDevice))
+        } + [
+            Action(["info", "nosuch"], replies: ["info": absent], error: "Device does not exist.\n" + failed),
+            Action(["info", "-c", "nosuch"], replies: ["info": absent], error: "Device does not exist.\n" + failed),
+            Action(["info", "-u", "NOSUCHUUID"], replies: ["info": absent], error: "Device does not exist.\n" + failed),
+            Action(["info", "-j", "252", "-m", "0"], replies: ["info": absent], error: "Device does not exist.\n" + failed),
+            Action(["status", "nosuch"], replies: ["status": absent], error: "Device does not exist.\n" + failed),
+            Action(["rename", "nosuch", "x"], replies: ["rename": absent], error: ioctl("rename", "nosuch", "", noDevice)),
+            Action(["message", "nosuch", "0", "hello"], replies: ["message": absent], error: ioctl("message", "nosuch", "", noDevice)),
+            Action(["load", "nosuch", "--table", "0 8 zero"], replies: ["load": absent], error: ioctl("reload", "nosuch", "", noDevice)),
+            Action(["remove", "-u", "NOSUCHUUID"], replies: ["remove": absent], error: ioctl("remove", "", "NOSUCHUUID", noDevice)),
+            Action(["remove", "/dev/mapper/pth"], replies: ["remove": absent], error: "Device /dev/mapper/pth not found\n" + failed),
+            Action(["remove", "/dev/pth"], error: "Device /dev/pth not found\n" + failed),
+            Action(
+                ["remove", "--force", "nosuch"], replies: ["remove": absent, "wipe": absent],
+                error:
+                    "device-mapper: table ioctl on nosuch  failed: \(noDevice)\ndevice-mapper: reload ioctl on nosuch  failed: \(noDevice)\n"
+                    + ioctl("remove", "nosuch", "", noDevice)),
+            Action(
+                ["wipe_table", "nosuch"], replies: ["wipe": absent],
+                error: "device-mapper: table ioctl on nosuch  failed: \(noDevice)\n" + ioctl("reload", "nosuch", "", noDevice)),
+        ]
 
     @Test(arguments: ActionTests.nobody) func absentVolumesGetDmsetupsSentences(_ action: Action) { Self.check(action) }
 
@@ -136,7 +141,8 @@ private func member(_ key: String, _ value: JSON) -> JSON.Member { .init(key: ke
         Action(
             ["create", "x", "--table", "0 8 linear a 0"],
             replies: ["create": refused(EBUSY, "claimed by fast", hint: "Use fast instead.", stage: "reload", devno: "512:8")],
-            error: "device-mapper: reload ioctl on x (512:8) failed: Device or resource busy: claimed by fast\nUse fast instead.\n" + failed),
+            error: "device-mapper: reload ioctl on x (512:8) failed: Device or resource busy: claimed by fast\nUse fast instead.\n" + failed
+        ),
         Action(
             ["create", "a\nb", "-n"], replies: ["create": refused(EINVAL, "a name has no control characters", stage: "create")],
             error: ioctl("create", "a\\x0ab", "", "Invalid argument: a name has no control characters")),

@@ -50,8 +50,14 @@ struct Exchange: Sendable, CustomTestStringConvertible {
 
     /// The states that the listing does not have: suspended, inactive, no table, deferred removal.
     @Test(arguments: [
-        (#"{"live":true,"inactive":true,"readahead":256}"#, "State:             ACTIVE\nRead Ahead:        256\nTables present:    LIVE & INACTIVE\n"),
-        (#"{"live":false,"inactive":true,"readahead":256}"#, "State:             ACTIVE\nRead Ahead:        256\nTables present:    INACTIVE\n"),
+        (
+            #"{"live":true,"inactive":true,"readahead":256}"#,
+            "State:             ACTIVE\nRead Ahead:        256\nTables present:    LIVE & INACTIVE\n"
+        ),
+        (
+            #"{"live":false,"inactive":true,"readahead":256}"#,
+            "State:             ACTIVE\nRead Ahead:        256\nTables present:    INACTIVE\n"
+        ),
         (#"{"live":false,"inactive":false,"readahead":256}"#, "State:             ACTIVE\nTables present:    None\n"),
         (
             #"{"live":true,"suspended":true,"readonly":true,"deferred":true,"readahead":512}"#,
@@ -70,7 +76,9 @@ struct Exchange: Sendable, CustomTestStringConvertible {
 
     @Test func aDependencyOnAFileIsItsPath() {
         let file = JSON.dictionary(["kind": .string("file"), "name": .string("/img/a b.img")])
-        let volume = JSON.dictionary(["name": .string("v"), "major": .unsigned(512), "minor": .unsigned(0), "live": .bool(true), "deps": .array([file])])
+        let volume = JSON.dictionary([
+            "name": .string("v"), "major": .unsigned(512), "minor": .unsigned(0), "live": .bool(true), "deps": .array([file]),
+        ])
         let engine = FakeEngine(Scratch()) { _, _ in ok(.dictionary(["volumes": .array([volume])])) }
         #expect(cairn(["deps", "v"], in: engine.scratch).out == "1 dependencies\t: (/img/a b.img)\n")
         #expect(cairn(["ls", "--tree"], in: engine.scratch).out == "v (512:0)\n `- (/img/a b.img)\n")
@@ -86,8 +94,12 @@ struct Exchange: Sendable, CustomTestStringConvertible {
     }
 
     @Test func conciseOutputEscapesItsSeparators() {
-        let line = JSON.dictionary(["start": .unsigned(0), "length": .unsigned(8), "target": .string("linear"), "args": .string("/a,b\\;c 0")])
-        let volume = JSON.dictionary(["name": .string("a,b"), "uuid": .string("U;1"), "minor": .unsigned(4), "readonly": .bool(true), "lines": .array([line])])
+        let line = JSON.dictionary([
+            "start": .unsigned(0), "length": .unsigned(8), "target": .string("linear"), "args": .string("/a,b\\;c 0"),
+        ])
+        let volume = JSON.dictionary([
+            "name": .string("a,b"), "uuid": .string("U;1"), "minor": .unsigned(4), "readonly": .bool(true), "lines": .array([line]),
+        ])
         let engine = FakeEngine(Scratch()) { _, _ in ok(.dictionary(["volumes": .array([volume])])) }
         #expect(cairn(["table", "--concise"], in: engine.scratch).out == "a\\,b,U\\;1,4,ro,0 8 linear /a\\,b\\\\\\;c 0\n")
     }
@@ -106,7 +118,9 @@ struct Exchange: Sendable, CustomTestStringConvertible {
             #expect(suspended.status == 0 && asked.joined(separator: ",") == names, "\(expression)")
         }
         let wrong = cairn(["info", "-c", "-S", "nosuch=1"], in: engine.scratch)
-        #expect(wrong.status == 1 && wrong.error.hasSuffix("Selection syntax error at 'nosuch=1'.\nUse 'help' for selection to get more help.\n"))
+        #expect(
+            wrong.status == 1
+                && wrong.error.hasSuffix("Selection syntax error at 'nosuch=1'.\nUse 'help' for selection to get more help.\n"))
         let field = cairn(["info", "-c", "-o", "nosuch"], in: engine.scratch)
         #expect(field.status == 1 && field.out.isEmpty && field.error.contains("Unrecognised field: nosuch"))
     }

@@ -32,7 +32,8 @@ import Testing
     }
 
     @Test(arguments: [
-        ("vg-lv-x", ["vg", "lv", "x"]), ("vg-lv--x-cow", ["vg", "lv-x", "cow"]), ("a--b-c", ["a-b", "c", ""]), ("plain", ["plain", "", ""]),
+        ("vg-lv-x", ["vg", "lv", "x"]), ("vg-lv--x-cow", ["vg", "lv-x", "cow"]), ("a--b-c", ["a-b", "c", ""]),
+        ("plain", ["plain", "", ""]),
         ("", ["", "", ""]),
     ])
     func splitIntoLVMParts(_ name: String, _ parts: [String]) {
@@ -59,7 +60,8 @@ import Testing
 
     static let concise: [(String, String?)] = [
         ("c1,UU1,,ro,0 8 zero,8 8 error;c2,,,,0 16 linear /dev/vdb 0\n", "c1|UU1||ro|0 8 zero|8 8 error;c2||||0 16 linear /dev/vdb 0"),
-        ("a\\,b, , 3, rw, 0 8 linear /x\\;y\\\\ 0", "a,b||3|rw|0 8 linear /x;y\\ 0"), ("a,,,,0 8 linear /x\\ y 0", "a||||0 8 linear /x\\ y 0"),
+        ("a\\,b, , 3, rw, 0 8 linear /x\\;y\\\\ 0", "a,b||3|rw|0 8 linear /x;y\\ 0"),
+        ("a,,,,0 8 linear /x\\ y 0", "a||||0 8 linear /x\\ y 0"),
         ("", ""), (";;\n", ""), ("a,b,c", nil), ("a,,,rx,0 8 zero", nil), (",,,,0 8 zero", nil),
     ]
     @Test(arguments: TableTextTests.concise)
