@@ -134,9 +134,10 @@ final class Reactor {
         var moved = true
         while moved {
             moved = false
-            io.drain { engine.deviceCompleted($0, $1) }
+engine.advance(to: monotonicNow())
+                        io.drain { engine.deviceCompleted($0, $1) }
             for index in touched { if let client = clients[index] { submitRequests(client) } }
-            engine.run(now: now)
+            engine.run(now: engine.now)
             while let operation = engine.deviceOperations.popFirst() {
                 guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
                 io.submit(operation, host.file)

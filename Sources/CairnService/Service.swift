@@ -193,7 +193,7 @@ package final class Service: @unchecked Sendable {
                 try remove(name)
             }
         }
-        if let problem { throw problem }
+        if let problem { log("stopped by force; not everything may be on disk: \(problem.reason)") }
     }
 
     private func remove(_ name: String) throws(ControlError) {

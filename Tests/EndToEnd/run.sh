@@ -17,6 +17,8 @@ refused() { # refused STATUS TEXT COMMAND…: the exit status and a part of the 
 uri() { cairn info -c --noheadings -o uri "$1"; }
 pid() { cairn info -c --noheadings -o pid "$1"; }
 
+test_tidy() { bash "$HERE/../tidy.sh" || fail "see above"; }
+
 test_script_of_the_readme() {
     truncate -s 256M backing.img; truncate -s 64M cache.img; head -c 128M /dev/urandom > data.img
     S=$(blockdev --getsz backing.img 2>/dev/null || echo $(( $(stat -Lc %s backing.img) / 512 )))

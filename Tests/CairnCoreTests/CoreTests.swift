@@ -1,0 +1,49 @@
+import CairnCore
+import Testing
+
+@Suite("Core")
+struct CoreTests {
+    @Test func crcOfTheStandardVector() {
+        let bytes = Array("123456789".utf8)
+        #expect(bytes.withUnsafeBytes { crc32c($0) } == 0xE306_9283)
+        let first = Array("1234".utf8).withUnsafeBytes { crc32c($0) }
+        #expect(Array("56789".utf8).withUnsafeBytes { crc32c($0, seed: first) } == 0xE306_9283)
+    }
+
+    @Test func arenaGivesBackEverything() {
+        let arena = BufferArena(bytes: 1 << 20, reservedShare: 0.25)
+        let start = arena.freePages
+        var held: [Buffer] = [], state: UInt64 = 1
+        for _ in 0..<5000 {
+            state = state &* 6364136223846793005 &+ 1442695040888963407
+            if state >> 63 == 0 || held.isEmpty {
+                if let buffer = arena.allocate(Int(state >> 40) % 100_000, for: state >> 62 & 1 == 0 ? .client : .metadata) {
+                    #expect(UInt(bitPattern: arena.bytes(buffer).baseAddress) % 4096 == 0)
+                    for other in held { #expect(other.block != buffer.block) }
+                    held.append(buffer)
+                }
+            } else {
+                arena.release(held.remove(at: Int(state >> 33) % held.count))
+            }
+        }
+        for buffer in held { arena.release(buffer) }
+        #expect(arena.freePages == start)
+        #expect(arena.allocate(1 << 20, for: .metadata) != nil)
+    }
+
+    @Test func clientsLeaveAShare() {
+        let arena = BufferArena(bytes: 1 << 20, reservedShare: 0.25)
+        var taken = 0
+        while arena.allocate(4096, for: .client) != nil { taken += 1 }
+        #expect(taken == 192)
+        #expect(arena.allocate(4096, for: .metadata) != nil)
+    }
+
+    @Test func histogramQuantiles() {
+        let histogram = LatencyHistogram()
+        for n in UInt64(1)...1000 { histogram.record(Nanoseconds(n * 1000)) }
+        #expect(abs(Double(histogram.quantile(0.5).count) / 500_000 - 1) < 0.13)
+        #expect(histogram.quantile(1) == Nanoseconds(1_000_000))
+        #expect(LatencyHistogram().quantile(0.5) == .zero)
+    }
+}
