@@ -23,6 +23,9 @@ package final class Flakey: Target {
     private let born: Nanoseconds
     private let arena: BufferArena
     private var random: UInt64
+    /// Corrupted copies under way. Ours until the write ends: the engine takes its own reference only when it carries the
+    /// action out, after `map` has returned.
+    private var copies: [(piece: UInt32, buffer: Buffer)] = []
 
     package static let type = TargetType(name: "flakey", version: (1, 5, 0), deviceWords: { _ in [0] }) {
         (context: inout TargetContext) throws(TargetError) -> Target in
@@ -50,6 +53,10 @@ package final class Flakey: Target {
         random = c.seed
         super.init(typeName: c.typeName, start: c.start, length: c.length)
         ranges = [Range(device: device, start: offset, length: length)]
+    }
+
+    deinit {
+        for copy in copies { arena.release(copy.buffer) }
     }
 
     // MARK: Features
@@ -108,7 +115,7 @@ package final class Flakey: Target {
         if f.byte > 0 { throw TargetError("Feature corrupt_bio_byte duplicated") }
         guard !words.isEmpty else { throw TargetError("Feature corrupt_bio_byte requires 4 parameters") }
         guard let byte = words.popFirst().flatMap(UInt32.init), byte > 0 else { throw TargetError("Invalid corrupt bio byte") }
-        guard let letter = words.popFirst(), let direction = Features.Direction(rawValue: Character(letter.lowercased().isEmpty ? " " : String(letter.lowercased().prefix(1)))), letter.count == 1 else {
+        guard let direction = words.popFirst().flatMap({ ["r": .read, "w": .write][$0.lowercased()] as Features.Direction? }) else {
             throw TargetError("Invalid corrupt bio direction (r or w)")
         }
         guard let value = words.popFirst().flatMap(UInt8.init) else {
@@ -150,7 +157,7 @@ package final class Flakey: Target {
                     SubOperation(
                         device: device, operation: .write, flags: piece.flags, sector: lower, count: piece.count, buffer: copy,
                         token: UInt64(piece.id.index))))
-            arena.release(copy)  // the engine holds its own reference until the write ends
+            copies.append((piece.id.index, copy))
             return
         }
         actions.append(.remap(piece.id, device, lower))
@@ -191,7 +198,9 @@ package final class Flakey: Target {
     package override func completed(
         _ operation: SubOperation, status: IOStatus, now: Nanoseconds, into actions: inout ActionList
     ) {
-        actions.append(.complete(PieceID(UInt32(operation.token)), status))
+        let piece = UInt32(operation.token)
+        if let index = copies.firstIndex(where: { $0.piece == piece }) { arena.release(copies.remove(at: index).buffer) }
+        actions.append(.complete(PieceID(piece), status))
     }
 
     private func next() -> UInt64 {
