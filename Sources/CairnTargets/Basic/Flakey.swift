@@ -67,7 +67,7 @@ package final class Flakey: Target {
         guard let count = decimal(first, UInt32.self), count <= 11, Int(count) <= group.count - 1 else {
             throw TargetError("Invalid number of feature args")
         }
-        var words = Array(group[1...Int(count)]).map(\.text)[...]
+        var words = group.dropFirst().prefix(Int(count)).map(\.text)[...]
         while let word = words.popFirst() { try feature(word.lowercased(), &words, &f) }
         if f.dropWrites && (f.randomWrite > 0 || f.byte > 0 && f.direction == .write) {
             throw TargetError("drop_writes is incompatible with random_write_corrupt or corrupt_bio_byte with the WRITE flag set")
