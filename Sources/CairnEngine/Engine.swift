@@ -71,12 +71,18 @@ public final class Engine {
 
     // MARK: Running
 
+    /// The moment of this loop turn. The host calls it before it feeds events (requests, completions, control operations),
+    /// which take their time from `now`; the clock never goes back.
+    public func advance(to time: Nanoseconds) {
+        if time > now { now = time }
+    }
+
     /// Carry out everything that is due at `time`. The host calls it after feeding events and then drains the outboxes.
     public func run(now time: Nanoseconds) {
         precondition(!running, "the engine is not reentrant")
         running = true
         defer { running = false }
-        if time > now { now = time }
+        advance(to: time)
         fireTimers()
         checkDeadlines()
         while let item = work.popFirst() { perform(item) }

@@ -204,6 +204,7 @@ extension Engine {
             let operation = SubOperation(
                 device: DeviceID(piece.device), operation: piece.operation, flags: piece.flags, sector: piece.lowerSector,
                 count: piece.count, buffer: piece.buffer, token: piece.token)
+            if let device = devices[Int(piece.device)] { liftFence(index, device) }
             pieces.give(index)
             callTarget(piece.target) { $0.completed(operation, status: status, now: $1, into: &$2) }
             arena.release(piece.buffer)

@@ -84,6 +84,7 @@ final class Reactor {
             io.flushSubmissions()
             poller.wait(timeout())
             let now = monotonicNow()
+            engine.advance(to: now)
             for event in poller.events { handle(event, now) }
             turn(now)
             dropLate(now)

@@ -49,6 +49,7 @@ package final class SimHost {
         random = SimRandom(seed: seed)
         arena = BufferArena(bytes: arenaBytes)
         engine = Engine(types: types, arena: arena, seed: random.next())
+        engine.advance(to: now)
     }
 
     /// A disk with a volatile write cache, discard and write zeroes; `change` may alter its limits.
@@ -168,6 +169,7 @@ package final class SimHost {
         now = max(now, item.due)
         let status = item.disk.carryOut(item.operation, covered: item.covered, failing: item.failing)
         note(2, item.operation)
+        engine.advance(to: now)
         engine.deviceCompleted(item.operation.cookie, status)
         settle()
         return true
@@ -189,6 +191,7 @@ package final class SimHost {
         let end = now + time
         while step(notAfter: end) {}
         now = end
+        engine.advance(to: now)
         settle()
     }
 
@@ -225,6 +228,7 @@ package final class SimHost {
         results.removeAll()
         arena = BufferArena(bytes: arenaBytes)
         engine = Engine(types: types, arena: arena, seed: random.next())
+        engine.advance(to: now)
     }
 
     // MARK: Client requests

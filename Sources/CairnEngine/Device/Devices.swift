@@ -28,6 +28,7 @@ extension Engine {
     /// Forget a device that no table uses and no I/O is on.
     func dropIfUnused(_ device: LowerDevice) {
         guard device.holders.isEmpty, device.statistics.inFlight == 0, device.flushing.isEmpty else { return }
+        guard device.fences.isEmpty else { return }  // a later table must not overtake what was abandoned here
         guard devices[Int(device.id.index)] === device else { return }
         devices[Int(device.id.index)] = nil
         switch device.kind {
@@ -157,7 +158,9 @@ extension Engine {
             if !parked.contains(request) { parked.append(request) }
             orphan(index)
         }
-        for table in [volume.live].compactMap({ $0 }) where !table.isStateless { table.crashed = true }
+        if let table = volume.live {
+            if table.isStateless { fenceOwnIO(of: table) } else { table.crashed = true }
+        }
         parked.sort { requests[$0].started < requests[$1].started }
         for request in parked.reversed() {
             if case .suspendFlush = requests[request].origin {
@@ -215,10 +218,31 @@ extension Engine {
         if piece.own { arena.release(piece.buffer) }
         pieces.give(index)
         guard piece.device != .max, let device = devices[Int(piece.device)] else { return }
+        liftFence(index, device)
+        dropIfUnused(device)
+    }
+
+    func liftFence(_ index: UInt32, _ device: LowerDevice) {
+        if device.fences.isEmpty { return }
         device.fences.removeAll { $0.piece == index }
         let waiting = device.fenced
         device.fenced.removeAll()
         for next in waiting { sendBelow(next) }
-        dropIfUnused(device)
+    }
+
+    /// I/O of the targets' own that belongs to abandoned pieces cannot be called back either. The target still hears its
+    /// end (its table may stay live), but nothing newer may pass it.
+    private func fenceOwnIO(of table: Table) {
+        let handles = table.targets.map(\.handle)
+        for index in 0..<UInt32(pieces.capacity) where pieces[index].own && pieces[index].place == .below && !pieces[index].orphan {
+            let piece = pieces[index]
+            guard piece.operation.changesData, handles.contains(piece.target), let device = devices[Int(piece.device)] else { continue }
+            if let waiting = device.fenced.firstIndex(of: index) {  // never sent
+                device.fenced.remove(at: waiting)
+                work.append(.below(index, .io))
+            } else if !device.fences.contains(where: { $0.piece == index }) {
+                device.fences.append(LowerDevice.Fence(piece: index, sector: piece.lowerSector, count: piece.count))
+            }
+        }
     }
 }

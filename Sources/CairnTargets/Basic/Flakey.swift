@@ -23,6 +23,9 @@ package final class Flakey: Target {
     private let born: Nanoseconds
     private let arena: BufferArena
     private var random: UInt64
+    /// Corrupted copies under way. Ours until the write ends: the engine takes its own reference only when it carries the
+    /// action out, after `map` has returned.
+    private var copies: [(piece: UInt32, buffer: Buffer)] = []
 
     package static let type = TargetType(name: "flakey", version: (1, 5, 0), deviceWords: { _ in [0] }) {
         (context: inout TargetContext) throws(TargetError) -> Target in
@@ -52,6 +55,10 @@ package final class Flakey: Target {
         ranges = [Range(device: device, start: offset, length: length)]
     }
 
+    deinit {
+        for copy in copies { arena.release(copy.buffer) }
+    }
+
     // MARK: Features
 
     static func parse(_ group: [TableWord]) throws(TargetError) -> Features {
@@ -60,7 +67,7 @@ package final class Flakey: Target {
         guard let count = decimal(first, UInt32.self), count <= 11, Int(count) <= group.count - 1 else {
             throw TargetError("Invalid number of feature args")
         }
-        var words = Array(group[1...Int(count)]).map(\.text)[...]
+        var words = group.dropFirst().prefix(Int(count)).map(\.text)[...]
         while let word = words.popFirst() { try feature(word.lowercased(), &words, &f) }
         if f.dropWrites && (f.randomWrite > 0 || f.byte > 0 && f.direction == .write) {
             throw TargetError("drop_writes is incompatible with random_write_corrupt or corrupt_bio_byte with the WRITE flag set")
@@ -108,7 +115,7 @@ package final class Flakey: Target {
         if f.byte > 0 { throw TargetError("Feature corrupt_bio_byte duplicated") }
         guard !words.isEmpty else { throw TargetError("Feature corrupt_bio_byte requires 4 parameters") }
         guard let byte = words.popFirst().flatMap(UInt32.init), byte > 0 else { throw TargetError("Invalid corrupt bio byte") }
-        guard let letter = words.popFirst(), let direction = Features.Direction(rawValue: Character(letter.lowercased().isEmpty ? " " : String(letter.lowercased().prefix(1)))), letter.count == 1 else {
+        guard let direction = words.popFirst().flatMap({ ["r": .read, "w": .write][$0.lowercased()] as Features.Direction? }) else {
             throw TargetError("Invalid corrupt bio direction (r or w)")
         }
         guard let value = words.popFirst().flatMap(UInt8.init) else {
@@ -150,7 +157,7 @@ package final class Flakey: Target {
                     SubOperation(
                         device: device, operation: .write, flags: piece.flags, sector: lower, count: piece.count, buffer: copy,
                         token: UInt64(piece.id.index))))
-            arena.release(copy)  // the engine holds its own reference until the write ends
+            copies.append((piece.id.index, copy))
             return
         }
         actions.append(.remap(piece.id, device, lower))
@@ -191,7 +198,9 @@ package final class Flakey: Target {
     package override func completed(
         _ operation: SubOperation, status: IOStatus, now: Nanoseconds, into actions: inout ActionList
     ) {
-        actions.append(.complete(PieceID(UInt32(operation.token)), status))
+        let piece = UInt32(operation.token)
+        if let index = copies.firstIndex(where: { $0.piece == piece }) { arena.release(copies.remove(at: index).buffer) }
+        actions.append(.complete(PieceID(piece), status))
     }
 
     private func next() -> UInt64 {
