@@ -88,9 +88,6 @@ public final class Engine {
         while let item = work.popFirst() { perform(item) }
     }
 
-    /// The host has read its clock: ends of operations reported from here on are measured by it.
-    public func advance(to time: Nanoseconds) { if time > now { now = time } }
-
     /// When `run` must be called again even if nothing happens; nil = never.
     public var nextDeadline: Nanoseconds? {
         var next: Nanoseconds? = nil
