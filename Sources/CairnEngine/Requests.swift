@@ -106,7 +106,9 @@ extension Engine {
         }
         requests[index].pending = 1  // held by this function until all pieces exist
         volume.inFlight += 1
-        if requests[index].operation == .flush {
+        if case .suspendFlush = requests[index].origin {
+            flushDevices(index, table)
+        } else if requests[index].operation == .flush {
             for target in table.targets {
                 for clone in 0..<target.traits.flushClones { addPiece(index, target, .zero, .zero, 0, clone) }
             }
@@ -157,6 +159,21 @@ extension Engine {
                 sector: sector, count: count, buffer: buffer, clone: Int32(clone), queued: true, started: now))
         targetSlots[Int(target.handle)]?.statistics.inFlight += 1
         work.append(.map(piece))
+    }
+
+    /// The flush of a suspend goes to the table's devices themselves, each once: a target that fails or holds back flushes
+    /// (flakey, delay) must not stand in its way.
+    private func flushDevices(_ index: UInt32, _ table: Table) {
+        guard let target = table.targets.first else { return }
+        var seen: [LowerDevice] = []
+        for use in table.uses where !use.device.readOnly && !seen.contains(where: { $0 === use.device }) {
+            seen.append(use.device)
+            requests[index].pending += 1
+            targetSlots[Int(target.handle)]?.statistics.inFlight += 1
+            let piece = pieces.take(
+                PieceRecord(place: .target, request: index, target: target.handle, operation: .flush, started: now))
+            forward(piece, use.device.id, .zero, notify: false, tag: 0)
+        }
     }
 
     func view(_ index: UInt32) -> Piece {

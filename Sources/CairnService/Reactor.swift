@@ -135,8 +135,8 @@ final class Reactor {
         var moved = true
         while moved {
             moved = false
-engine.advance(to: monotonicNow())
-                        io.drain { engine.deviceCompleted($0, $1) }
+            engine.advance(to: monotonicNow())
+            io.drain { engine.deviceCompleted($0, $1) }
             for index in touched { if let client = clients[index] { submitRequests(client) } }
             engine.run(now: engine.now)
             while let operation = engine.deviceOperations.popFirst() {
