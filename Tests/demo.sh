@@ -11,7 +11,7 @@ trap 'cairn engine stop --force >/dev/null 2>&1 || true; rm -rf "$dir"' EXIT
 cd "$dir"
 
 say "A slow device, a fast one and some data (all of them files here)"
-run truncate -s 256M backing.img
+run truncate -s 48M backing.img
 run truncate -s 64M cache.img
 head -c 32M /dev/urandom > data.img
 S=$(($(stat -c %s backing.img) / 512))
@@ -51,7 +51,8 @@ run nbdcopy "$(cairn info -c --noheadings -o uri fast)" again.img
 cmp -n $((32 << 20)) data.img again.img && echo "same data"
 run cairn status fast
 hits=$(cairn status fast | sed -n 's/.*clean \([0-9]*\) .*/\1/p')
-[ "$hits" -gt 0 ] && echo "$hits reads came from the cache"
+[ "$hits" -gt 0 ] || { echo "no read came from the cache"; exit 1; }
+echo "$hits reads came from the cache"
 run cairn remove fast
 run cairn engine stop
 say "Done; the temporary directory goes away"
