@@ -22,6 +22,7 @@ enum FormatCacheVerb {
         guard SSDCacheLayout.isBlockSize(blockSectors) else { throw wrong("--blocksize is a power of two, 1 to 256 sectors") }
         let associativity = try number(arguments, "assoc", 4)
         guard associativity <= 64 else { throw wrong("--assoc is 0 to 64") }
+        if let label = arguments["label"], label.utf8.count > 64 { throw wrong("--label has at most 64 bytes") }
         do throws(TargetError) {
             let backing = try open(backingWord, writable: false)
             let cache = try open(arguments.operands[0], writable: true)
@@ -90,10 +91,13 @@ enum FormatCacheVerb {
 
     private static func confirm(_ cache: borrowing OpenedDevice, _ arguments: Arguments) throws(TargetError) {
         let name = cache.facts.kernelName
-        if let old = inUseCache(cache.fd.raw), !arguments.has("force"), !arguments.has("yes") {
+        // --yes answers questions; this is none. A script that formats by habit must not throw away a cache in use.
+        if let old = inUseCache(cache.fd.raw), !arguments.has("force") {
             throw TargetError("\(name) is an ssdcache in use (\(old))", status: .busy, hint: "--force formats it all the same")
         }
-        for signature in Signatures.list(cache.fd.raw) where !(signature.type == "cairn_ssdcache" && signature.offset > 0) {
+        let found: [Signature]
+        do throws(SystemError) { found = try Signatures.list(cache.fd.raw) } catch { throw error.asTargetError }
+        for signature in found.withoutSecondCopy {
             if arguments.has("yes") {
                 Output.error("Wiping \(signature.type) signature on \(name).")
                 continue
@@ -107,10 +111,18 @@ enum FormatCacheVerb {
         do throws(SystemError) { _ = try Signatures.wipe(cache.fd.raw) { _ in true } } catch { throw error.asTargetError }
     }
 
-    /// The uuid of a cache that was not closed cleanly and has been used.
+    /// What a cache that was used and not closed cleanly is called; also one that a newer cairn wrote, which may be.
     private static func inUseCache(_ fd: Int32) -> String? {
-        guard let found = try? CacheReader.superblock(fd), found.state == .inUse, found.generation > 0 else { return nil }
-        return found.uuidText
+        do throws(DecodeError) {
+            let found = try CacheReader.superblock(fd)
+            return found.state == .inUse && found.generation > 0 ? found.uuidText : nil
+        } catch {
+            switch error {
+            case .version(let version): return "of format version \(version)"
+            case .feature: return "with features of a newer cairn"
+            default: return nil
+            }
+        }
     }
 
     private static func newUUID() -> [UInt8] {
@@ -146,6 +158,14 @@ enum FormatCacheVerb {
             try writeFully(fd, UnsafeRawBufferPointer(block), at: offset)
             try syncData(fd)
         }
+    }
+}
+
+extension [Signature] {
+    /// The two superblocks of a cache are one thing to ask about; a second one whose first is gone still counts.
+    var withoutSecondCopy: [Signature] {
+        let hasFirst = contains { $0.type == Signatures.cacheType && $0.offset == SSDCacheLayout.superblockA }
+        return filter { !(hasFirst && $0.type == Signatures.cacheType && $0.offset == SSDCacheLayout.superblockB) }
     }
 }
 

@@ -17,22 +17,20 @@ enum ProbeVerb {
                 Output.error("cairn: \(error.text)")
                 throw Exit(status: 1)
             }
-            guard let fd = try? openFile(path, O_RDONLY | O_NONBLOCK) else {
-                Output.error("cairn: \(path): \(errorText(errno))")
-                throw Exit(status: 1)
-            }
-            for signature in Signatures.list(fd.raw) where !(signature.type == "cairn_ssdcache" && signature.offset > 0 && hasFirst(fd.raw))
-            {
+            let fd = try opened(path)
+            let signatures: [Signature]
+            do throws(SystemError) { signatures = try Signatures.list(fd.raw).withoutSecondCopy } catch { throw failed(path, error) }
+            for signature in signatures {
                 found = true
-                let facts = signature.type == "cairn_ssdcache" ? cacheFacts(fd.raw) : libraryFacts(signature)
+                let facts = signature.type == Signatures.cacheType ? cacheFacts(fd.raw) : libraryFacts(signature)
                 if arguments["options"] == "json" || arguments.has("json") {
                     items.append(
                         .object([.init(key: "device", value: .string(path))] + facts.map { .init(key: $0.0, value: .string($0.1)) }))
                 } else if arguments["options"] == "export" {
                     Output.out("DEVNAME=\(path)")
-                    for (key, value) in facts { Output.out("\(key.uppercased())=\(value)") }
+                    for (key, value) in facts { Output.out("\(key.uppercased())=\(harmless(value))") }
                 } else {
-                    Output.out("\(path): " + facts.map { "\($0.0.uppercased())=\"\($0.1)\"" }.joined(separator: " "))
+                    Output.out("\(path): " + facts.map { "\($0.0.uppercased())=\"\(harmless($0.1))\"" }.joined(separator: " "))
                 }
             }
         }
@@ -42,7 +40,45 @@ enum ProbeVerb {
         if !found { throw Exit(status: 2) }
     }
 
-    private static func hasFirst(_ fd: Int32) -> Bool { Signatures.list(fd).contains { $0.type == "cairn_ssdcache" && $0.offset == 0 } }
+    private static func opened(_ path: String) throws(Exit) -> OwnedFD {
+        do throws(SystemError) { return try openFile(path, O_RDONLY | O_NONBLOCK) } catch { throw failed(path, error) }
+    }
+    private static func failed(_ path: String, _ error: SystemError) -> Exit {
+        Output.error("cairn: \(path): \(errorText(error.errno))")
+        return Exit(status: 1)
+    }
+
+    /// Labels come from the disk: what a terminal or a shell that reads the output would obey is written \xHH.
+    static func harmless(_ text: String) -> String {
+        let hex = Array("0123456789abcdef"), shell = Array("\"\\$`".utf8)
+        var out = ""
+        for scalar in text.unicodeScalars {
+            let value = scalar.value
+            if value < 0x20 || value == 0x7F || (value < 0x80 && shell.contains(UInt8(value))) {
+                out += "\\x"
+                out.append(hex[Int(value >> 4)])
+                out.append(hex[Int(value & 15)])
+            } else if value >= 0x80 && value < 0xA0 {
+                out += "\\xc2\\x"
+                out.append(hex[Int(value >> 4)])
+                out.append(hex[Int(value & 15)])
+            } else {
+                out.unicodeScalars.append(scalar)
+            }
+        }
+        return out
+    }
+
+    private static func problem(_ error: DecodeError) -> String {
+        switch error {
+        case .truncated: "the device ends before the superblock"
+        case .magic: "no superblock"
+        case .checksum: "damaged superblocks (bad checksum)"
+        case .version(let version): "written by a newer cairn (format version \(version))"
+        case .feature(let bits): "unknown features (\(bits))"
+        case .field(let name): "impossible value: \(name)"
+        }
+    }
 
     private static func libraryFacts(_ s: Signature) -> [(String, String)] {
         var facts = [("type", s.type), ("usage", s.usage), ("offset", "\(s.offset)")]
@@ -54,15 +90,16 @@ enum ProbeVerb {
     private static func cacheFacts(_ fd: Int32) -> [(String, String)] {
         do throws(DecodeError) {
             let s = try CacheReader.superblock(fd)
-            let mode = s.generation == 0 ? "none yet" : s.mode == 0 ? "writethrough" : s.mode == 1 ? "readcache" : "writeback"
+            let mode = s.generation == 0 ? "none yet" : s.mode == 0 ? "writethrough" : s.mode == 1 ? "readcache" : s.mode == 2 ? "writeback" : "unknown"
             let backing = s.backing.kind == 1 ? "file \(s.backing.fileSystem):\(s.backing.inode)" : s.backing.name
             return [
-                ("type", "cairn_ssdcache"), ("uuid", s.uuidText), ("version", "\(SSDCacheSuperblock.version)"), ("label", s.label),
+                ("type", Signatures.cacheType), ("uuid", s.uuidText), ("version", "\(SSDCacheSuperblock.version)"), ("label", s.label),
                 ("state", s.state == .clean ? "clean" : s.generation == 0 ? "new" : "in use"), ("mode", mode),
-                ("blocksize", "\(s.layout.blockSectors)"), ("blocks", "\(s.layout.slots)"), ("generation", "\(s.generation)"),
+                ("blocksize", "\(s.layout.blockSectors)"), ("assoc", "\(s.associativity)"),
+                ("buckets", "\(s.layout.buckets)"), ("blocks", "\(s.layout.slots)"), ("generation", "\(s.generation)"),
                 ("backing", backing), ("backing_sectors", "\(s.backingSectors)"),
             ]
-        } catch { return [("type", "cairn_ssdcache"), ("problem", "\(error)")] }
+        } catch { return [("type", Signatures.cacheType), ("problem", problem(error))] }
     }
 }
 
@@ -74,7 +111,7 @@ enum WipeVerb {
         let dry = arguments.has("notable") || arguments.has("no-act")
         for word in arguments.operands {
             do throws(TargetError) {
-                let device = try FormatCacheVerb.open(word, writable: true)
+                let device = try FormatCacheVerb.open(word, writable: !dry)
                 try wipe(device, types, dry, arguments)
             } catch {
                 Output.error("cairn: \(errorText(error.status.errno)): \(error.text)")
@@ -87,7 +124,9 @@ enum WipeVerb {
     private static func wipe(_ device: borrowing OpenedDevice, _ types: [String], _ dry: Bool, _ arguments: Arguments) throws(TargetError) {
         let name = device.facts.kernelName
         var chosen: [Signature] = []
-        for signature in Signatures.list(device.fd.raw) where types.isEmpty || types.contains(signature.type) {
+        let found: [Signature]
+        do throws(SystemError) { found = try Signatures.list(device.fd.raw) } catch { throw error.asTargetError }
+        for signature in found where types.isEmpty || types.contains(signature.type) {
             if dry {
                 Output.out("\(name): \(signature.type) at offset \(signature.offset) would be erased")
             } else if arguments.has("yes")

@@ -25,58 +25,121 @@ package struct Signature: Equatable, Sendable {
 }
 
 /// What libblkid recognises, and the formats it does not know. Never on the reactor.
+///
+/// The descriptor may be O_DIRECT, which neither libblkid's buffers nor reads of a few bytes satisfy: the kernel would
+/// refuse them, and a disk full of data would look empty. So the flag is off while we look, and a read that fails is an
+/// error, never "nothing found".
 package enum Signatures {
+    package static let cacheType = "cairn_ssdcache"
+    private static let directFlag: Int32 = 0o40000  // O_DIRECT, behind _GNU_SOURCE
+    /// More than this on one device is a prober that finds its own wiping again.
+    private static let most = 64
+
     /// Magic bytes of formats without a libblkid prober, by place.
-    private static let foreign: [(type: String, offset: UInt64, magic: [UInt8])] = [
-        ("cairn_ssdcache", 0, Array("cairnSSC".utf8)), ("cairn_ssdcache", 65536, Array("cairnSSC".utf8)),
-        ("ploop", 0, Array("WithoutFreeSpace".utf8)), ("ploop", 0, Array("WithouFreSpacExt".utf8)),
-        ("dm_writecache", 0, [0x63, 0x77, 0x64, 0x69]),
+    private struct Foreign {
+        let type: String
+        let offset: UInt64
+        let magic: [UInt8]
+        /// The superblocks of dm's persistent-data library: their block number, at 8, is 0. The magic alone is short.
+        var persistentData = false
+    }
+    private static func littleEndian(_ value: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: value >> ($0 * 8)) } }
+    private static let foreign = [
+        Foreign(type: cacheType, offset: 0, magic: Array("cairnSSC".utf8)),
+        Foreign(type: cacheType, offset: 65536, magic: Array("cairnSSC".utf8)),
+        Foreign(type: "ploop", offset: 0, magic: Array("WithoutFreeSpace".utf8)),
+        Foreign(type: "ploop", offset: 0, magic: Array("WithouFreSpacExt".utf8)),
+        Foreign(type: "writeboost", offset: 0, magic: [0x74, 0x73, 0x42, 0x57]),
+        Foreign(type: "dm_writecache", offset: 0, magic: [0x21, 0x93, 0x48, 0x23]),
+        Foreign(type: "dm_cache_metadata", offset: 32, magic: littleEndian(0o6142003), persistentData: true),
+        Foreign(type: "dm_thin_metadata", offset: 32, magic: littleEndian(27_022_010), persistentData: true),
+        Foreign(type: "dm_era_metadata", offset: 32, magic: littleEndian(2_126_579_579), persistentData: true),
+        Foreign(type: "dm_clone_metadata", offset: 32, magic: littleEndian(0x8AF2_7F64), persistentData: true),
     ]
 
-    /// Every signature of an open device, in the order they would be wiped.
-    package static func list(_ fd: Int32) -> [Signature] {
-        var found: [Signature] = []
-        for (type, offset, magic) in foreign {
-            var bytes = [UInt8](repeating: 0, count: magic.count)
-            if pread(fd, &bytes, magic.count, off_t(offset)) == magic.count && bytes == magic {
-                found.append(Signature(type: type, usage: "other", offset: offset, length: magic.count, own: true))
+    /// Every signature of an open device, in the order they would be wiped. Throws when the device cannot be read.
+    package static func list(_ fd: Int32) throws(SystemError) -> [Signature] {
+        try buffered(fd) { () throws(SystemError) in
+            var found = try listForeign(fd)
+            try walk(fd) { probe in
+                found.append(describe(probe))
+                return found.count < most
             }
+            return found
         }
-        walk(fd) { probe in
-            found.append(describe(probe))
-            return true
+    }
+
+    /// Erase the magic bytes of those that `chosen` takes (both superblocks of a cairn cache whole), then sync.
+    package static func wipe(_ fd: Int32, chosen: (Signature) -> Bool) throws(SystemError) -> [Signature] {
+        try buffered(fd) { () throws(SystemError) in
+            var wiped: [Signature] = []
+            for signature in try listForeign(fd) where chosen(signature) {
+                let zeroes = [UInt8](repeating: 0, count: signature.type == cacheType ? 4096 : signature.length)
+                let n = try system("erasing \(signature.type)") { pwrite(fd, zeroes, zeroes.count, off_t(signature.offset)) }
+                if n != zeroes.count { throw SystemError("erasing \(signature.type)", ENOSPC) }
+                wiped.append(signature)
+            }
+            var failed: SystemError?
+            try walk(fd) { probe in
+                let signature = describe(probe)
+                guard chosen(signature) else { return true }
+                errno = 0
+                if blkid_do_wipe(probe, 0) != 0 {
+                    failed = SystemError("erasing \(signature.type)", errno == 0 ? EIO : errno)
+                    return false
+                }
+                wiped.append(signature)
+                return wiped.count < most
+            }
+            if let failed { throw failed }
+            _ = try system("syncing") { fsync(fd) }
+            return wiped
+        }
+    }
+
+    private static func buffered<R>(_ fd: Int32, _ body: () throws(SystemError) -> R) throws(SystemError) -> R {
+        let flags = try system("reading the descriptor's flags") { fcntl(fd, F_GETFL) }
+        if flags & directFlag == 0 { return try body() }
+        _ = try system("leaving direct I/O") { fcntl(fd, F_SETFL, flags & ~directFlag) }
+        defer { _ = fcntl(fd, F_SETFL, flags) }
+        return try body()
+    }
+
+    private static func listForeign(_ fd: Int32) throws(SystemError) -> [Signature] {
+        var found: [Signature] = []
+        for f in foreign where try holds(fd, f.magic, at: f.offset) {
+            if f.persistentData, !(try holds(fd, [UInt8](repeating: 0, count: 8), at: 8)) { continue }
+            found.append(Signature(type: f.type, usage: "other", offset: f.offset, length: f.magic.count, own: true))
         }
         return found
     }
 
-    /// Erase the magic bytes of those that `chosen` takes, then sync.
-    package static func wipe(_ fd: Int32, chosen: (Signature) -> Bool) throws(SystemError) -> [Signature] {
-        var wiped: [Signature] = []
-        for signature in list(fd) where signature.own && chosen(signature) {
-            let zeroes = [UInt8](repeating: 0, count: signature.type == "cairn_ssdcache" ? 4096 : signature.length)
-            let n = try system("erasing \(signature.type)") { pwrite(fd, zeroes, zeroes.count, off_t(signature.offset)) }
-            if n != zeroes.count { throw SystemError("erasing \(signature.type)", ENOSPC) }
-            wiped.append(signature)
-        }
-        walk(fd) { probe in
-            let signature = describe(probe)
-            if chosen(signature) && blkid_do_wipe(probe, 0) == 0 { wiped.append(signature) }
-            return wiped.count < 64
-        }
-        _ = try system("syncing") { fsync(fd) }
-        return wiped
+    /// False also when the device ends before.
+    private static func holds(_ fd: Int32, _ expected: [UInt8], at offset: UInt64) throws(SystemError) -> Bool {
+        var bytes = [UInt8](repeating: 0, count: expected.count)
+        let n = try system("looking for signatures") { pread(fd, &bytes, bytes.count, off_t(offset)) }
+        return n == expected.count && bytes == expected
     }
 
-    private static func walk(_ fd: Int32, _ body: (blkid_probe) -> Bool) {
-        guard let probe = blkid_new_probe() else { return }
+    private static func walk(_ fd: Int32, _ body: (blkid_probe) -> Bool) throws(SystemError) {
+        guard let probe = blkid_new_probe() else { throw SystemError("looking for signatures", ENOMEM) }
         defer { blkid_free_probe(probe) }
-        guard blkid_probe_set_device(probe, fd, 0, 0) == 0 else { return }
+        errno = 0
+        guard blkid_probe_set_device(probe, fd, 0, 0) == 0 else {
+            throw SystemError("looking for signatures", errno == 0 ? EIO : errno)
+        }
         blkid_probe_enable_superblocks(probe, 1)
         // LABEL, UUID, TYPE, USAGE, VERSION, MAGIC
         blkid_probe_set_superblocks_flags(probe, 1 << 1 | 1 << 3 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9)
         blkid_probe_enable_partitions(probe, 1)
         blkid_probe_set_partitions_flags(probe, 1 << 3)
-        while blkid_do_probe(probe) == 0 { if !body(probe) { return } }
+        while true {
+            errno = 0
+            let result = blkid_do_probe(probe)
+            if result == 1 { return }
+            if result != 0 { throw SystemError("looking for signatures", errno == 0 ? EIO : errno) }
+            if !body(probe) { return }
+        }
     }
 
     private static func describe(_ probe: blkid_probe) -> Signature {
@@ -106,6 +169,7 @@ package func writeFully(_ fd: Int32, _ bytes: UnsafeRawBufferPointer, at offset:
     var done = 0
     while done < bytes.count {
         let n = try system("writing") { pwrite(fd, bytes.baseAddress.map { $0 + done }, bytes.count - done, off_t(offset) + off_t(done)) }
+        if n == 0 { throw SystemError("writing: the device ends", ENOSPC) }
         done += n
     }
 }
