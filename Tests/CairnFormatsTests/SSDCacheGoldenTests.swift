@@ -43,8 +43,8 @@ struct SSDCacheGoldenTests {
 
     @Test func doubtBlock() {
         var block = [UInt8](repeating: 0xAA, count: 4096)
-        block.withUnsafeMutableBytes { SSDCacheDoubtBlock.encode($0, uuid: Self.uuid, epoch: 1, block: 0) { $0 == 5 || $0 == 32255 } }
-        #expect(Self.word(block, at: 4) == 0x3224_243F)
+        block.withUnsafeMutableBytes { SSDCacheDoubtBlock.encode($0, uuid: Self.uuid, epoch: 1, block: 3) { $0 == 5 || $0 == 32255 } }
+        #expect(Self.word(block, at: 4) == 0x9412_A630)
     }
 
     @Test("geometry: slots per page, pages, table, data, total", arguments: [
