@@ -32,7 +32,10 @@ package final class Poller {
     /// Wait until something is ready or `timeout` has passed (nil: for ever); the result is in `events`.
     package func wait(_ timeout: Nanoseconds?) {
         let milliseconds: Int32 = timeout.map { Int32(clamping: ($0.count + 999_999) / 1_000_000) } ?? -1
-        let n = cairn_epoll_wait(fd, &tags, &readiness, Int32(Self.capacity), milliseconds)
+        var n: Int32
+        repeat {
+            n = cairn_epoll_wait(fd, &tags, &readiness, Int32(Self.capacity), milliseconds)
+        } while n < 0 && errno == EINTR  // a signal of another party must not look like a time-out
         events.removeAll(keepingCapacity: true)
         if n <= 0 { return }
         for i in 0..<Int(n) {
