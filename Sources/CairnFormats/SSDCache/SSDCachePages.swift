@@ -25,11 +25,7 @@ package enum SSDCacheEntryPage {
             let sequence = try? r.load(UInt64.self, at: 32), let number = try? r.load(UInt64.self, at: 40)
         else { return .damaged }
         if found == 0 && whole.allSatisfy({ $0 == 0 }) { return .empty }
-        let zero: [UInt8] = [0, 0, 0, 0]
-        var crc = crc32c(UnsafeRawBufferPointer(rebasing: whole[..<4]))
-        crc = zero.withUnsafeBytes { crc32c($0, seed: crc) }
-        crc = crc32c(UnsafeRawBufferPointer(rebasing: whole[8...]), seed: crc)
-        guard found == magic, crc == sum, itsUUID == uuid, number == page else { return .damaged }
+        guard found == magic, crc32c(whole, withoutFieldAt: 4) == sum, itsUUID == uuid, number == page else { return .damaged }
         return itsEpoch == epoch ? .valid(sequence: sequence) : .empty
     }
 
@@ -104,11 +100,7 @@ package enum SSDCacheDoubtBlock {
             let itsUUID = try? r.array(at: 8, count: 16), itsUUID == uuid, let itsEpoch = try? r.load(UInt64.self, at: 24),
             let number = try? r.load(UInt64.self, at: 32), number == block
         {
-            let zero: [UInt8] = [0, 0, 0, 0]
-            var crc = crc32c(UnsafeRawBufferPointer(rebasing: bytes[..<4]))
-            crc = zero.withUnsafeBytes { crc32c($0, seed: crc) }
-            crc = crc32c(UnsafeRawBufferPointer(rebasing: bytes[8..<4096]), seed: crc)
-            good = crc == sum
+            good = crc32c(UnsafeRawBufferPointer(rebasing: bytes[..<4096]), withoutFieldAt: 4) == sum
             if good && itsEpoch != epoch { return }
         }
         for bit in 0..<Int(SSDCacheLayout.bitsPerBitmapBlock) where !good || bytes[64 + bit / 8] & 1 << UInt8(bit % 8) != 0 {

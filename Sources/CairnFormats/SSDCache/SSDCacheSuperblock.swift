@@ -122,9 +122,7 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
         let whole = UnsafeRawBufferPointer(rebasing: bytes[..<size])
         let r = ByteReader(RawSpan(_unsafeBytes: whole))
         guard try r.load(UInt64.self, at: 0) == magic else { throw .magic }
-        var copy = Array(whole)
-        for i in 12..<16 { copy[i] = 0 }
-        guard copy.withUnsafeBytes({ crc32c($0) }) == (try r.load(UInt32.self, at: 12)) else { throw .checksum }
+        guard crc32c(whole, withoutFieldAt: 12) == (try r.load(UInt32.self, at: 12)) else { throw .checksum }
         let version = try r.load(UInt32.self, at: 8)
         guard version == Self.version else { throw .version(version) }
         let features = try r.load(UInt64.self, at: 24)
