@@ -19,7 +19,8 @@ public final class LatencyHistogram {
     public func record(_ time: Nanoseconds) {
         let value = max(time.count, 8)
         let power = UInt64.bitWidth - 1 - value.leadingZeroBitCount
-        let bucket = power >= Self.powers
+        let bucket =
+            power >= Self.powers
             ? Self.steps * Self.powers - 1 : power * Self.steps + Int((value >> UInt64(power - 3)) & 7)
         counts[bucket] &+= 1
         total &+= 1

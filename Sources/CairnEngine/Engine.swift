@@ -33,7 +33,7 @@ public final class Engine {
     public internal(set) var now = Nanoseconds.zero
     public internal(set) var volumes: [Volume] = []
     var devices: [LowerDevice?] = []
-    var targetSlots: [TargetSlot?] = []
+    var slots = TargetSlots()
     var requests = Pool<RequestRecord>(capacity: 1024, blank: RequestRecord())
     var pieces = Pool<PieceRecord>(capacity: 2048, blank: PieceRecord())
     var work = Deque<Work>()
@@ -44,11 +44,6 @@ public final class Engine {
     private var random: UInt64
     private var running = false
 
-    struct TargetSlot {
-        let target: Target
-        unowned let table: Table
-        let statistics = IOStatistics()
-    }
     struct TimerRecord {
         let target: UInt32
         let slot: Int
@@ -124,12 +119,12 @@ public final class Engine {
 
     /// Call a handler of a target, if it still exists, and carry out its actions.
     func callTarget(_ handle: UInt32, _ body: (Target, Nanoseconds, inout ActionList) -> Void) {
-        guard let slot = targetSlots[Int(handle)] else { return }
+        guard let slot = slots[handle] else { return }
         body(slot.target, now, &actions)
         carryOut(slot)
     }
 
-    func carryOut(_ slot: TargetSlot) {
+    func carryOut(_ slot: TargetSlots.Slot) {
         let handle = slot.target.handle
         actions.takeFirst { action in
             switch action {

@@ -95,7 +95,8 @@ extension Engine {
             answer(index)
             return
         }
-        if volume.gateClosed, case .suspendFlush = requests[index].origin {} else if volume.gateClosed {
+        if volume.gateClosed, case .suspendFlush = requests[index].origin {
+        } else if volume.gateClosed {
             volume.deferred.append(index)
             return
         }
@@ -157,7 +158,7 @@ extension Engine {
             PieceRecord(
                 place: .target, request: index, target: target.handle, operation: request.operation, flags: request.flags,
                 sector: sector, count: count, buffer: buffer, clone: Int32(clone), queued: true, started: now))
-        targetSlots[Int(target.handle)]?.statistics.inFlight += 1
+        slots[target.handle]?.statistics.inFlight += 1
         work.append(.map(piece))
     }
 
@@ -169,7 +170,7 @@ extension Engine {
         for use in table.uses where !use.device.readOnly && !seen.contains(where: { $0 === use.device }) {
             seen.append(use.device)
             requests[index].pending += 1
-            targetSlots[Int(target.handle)]?.statistics.inFlight += 1
+            slots[target.handle]?.statistics.inFlight += 1
             let piece = pieces.take(
                 PieceRecord(place: .target, request: index, target: target.handle, operation: .flush, started: now))
             forward(piece, use.device.id, .zero, notify: false, tag: 0)
@@ -186,7 +187,7 @@ extension Engine {
     func mapPiece(_ index: UInt32) {
         pieces[index].queued = false
         if pieces[index].orphan { return discardOrphan(index) }
-        guard let slot = targetSlots[Int(pieces[index].target)] else { return finishPiece(index, .io) }
+        guard let slot = slots[pieces[index].target] else { return finishPiece(index, .io) }
         slot.target.map(view(index), now: now, into: &actions)
         carryOut(slot)
     }
@@ -240,7 +241,7 @@ extension Engine {
         precondition(pieces[index].place == .target, "a piece was completed that the target does not have")
         if pieces[index].orphan { return discardOrphan(index) }
         let piece = pieces[index]
-        if let slot = targetSlots[Int(piece.target)] {
+        if let slot = slots[piece.target] {
             slot.statistics.inFlight -= 1
             slot.statistics.record(piece.operation, bytes: piece.count.bytes.count, status: status, time: now - piece.started)
         }
@@ -255,7 +256,8 @@ extension Engine {
         if let volume = requests[index].volume {
             volume.inFlight -= 1
             let r = requests[index]
-            if case .suspendFlush = r.origin {} else {
+            if case .suspendFlush = r.origin {
+            } else {
                 volume.statistics.record(r.operation, bytes: r.count.bytes.count, status: r.status, time: now - r.started)
             }
             if volume.transition != nil && volume.inFlight == 0 { work.append(.step(volume)) }

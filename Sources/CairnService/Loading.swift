@@ -75,7 +75,8 @@ extension Service {
                 for note in notes { try state?.store(note.identity, note.record) }
             } catch {
                 call { reactor in if let volume = reactor.engine.volume(named: name) { reactor.engine.clear(volume) } }
-                throw ControlError(errno: error.errno, reason: error.sentence, hint: "the state directory must be writable", stage: "reload")
+                throw ControlError(
+                    errno: error.errno, reason: error.sentence, hint: "the state directory must be writable", stage: "reload")
             }
         }
     }
@@ -112,7 +113,9 @@ extension Service {
 
     // MARK: Devices
 
-    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool, notes: inout [Note]) throws(ControlError) -> [String: Resolved] {
+    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool, notes: inout [Note]) throws(ControlError) -> [String:
+        Resolved]
+    {
         let (names, minors) = call { reactor in
             (reactor.engine.volumes.map(\.name), reactor.engine.volumes.map { ($0.minor, $0.name) })
         }
@@ -143,7 +146,8 @@ extension Service {
         guard let state else {
             if !type.claimsDevices { return }
             throw ControlError(
-                errno: ENOENT, reason: "there is no state directory", hint: "set CAIRN_STATE_DIR: a cache must be able to remember its backing")
+                errno: ENOENT, reason: "there is no state directory",
+                hint: "set CAIRN_STATE_DIR: a cache must be able to remember its backing")
         }
         let identity = opened.facts.identity, record = state.record(identity)
         if type.claimsDevices {
@@ -180,7 +184,8 @@ extension Service {
     private func open(_ word: DeviceWord, _ path: String, writable: Bool) throws(TargetError) -> Opened {
         var info = stat()
         if stat(path, &info) == 0 {
-            let key: [UInt64] = info.st_mode & S_IFMT == S_IFBLK ? [1, UInt64(info.st_rdev)] : [2, UInt64(info.st_dev), UInt64(info.st_ino)]
+            let key: [UInt64] =
+                info.st_mode & S_IFMT == S_IFBLK ? [1, UInt64(info.st_rdev)] : [2, UInt64(info.st_dev), UInt64(info.st_ino)]
             let known = call { reactor -> Opened? in
                 guard let index = reactor.hosts.firstIndex(where: { $0?.key == key }), let host = reactor.hosts[index] else { return nil }
                 reactor.hosts[index]?.pins += 1

@@ -72,7 +72,8 @@ final class Reactor {
         mailbox = try Mailbox()
         poller = try Poller()
         engine = Engine(
-            types: allTargets, arena: BufferArena(bytes: options.memoryMiB << 20), seed: randomSeed(), maximumVolumes: options.maximumVolumes)
+            types: allTargets, arena: BufferArena(bytes: options.memoryMiB << 20), seed: randomSeed(),
+            maximumVolumes: options.maximumVolumes)
         try poller.add(mailbox.pollDescriptor, tag: Tag.mailbox)
         for descriptor in io.pollDescriptors { try poller.add(descriptor, tag: Tag.host) }
     }

@@ -52,7 +52,8 @@ enum Reporting {
             "uri": .string(uri(reactor.listeners.compactMap { $0?.uri }.first ?? "", volume.name)), "pid": .count(getpid()),
             "claimed": .bool(volume.isClaimed), "queued": .count(volume.queuedRequests),
             "limits": .dictionary([
-                "logicalblock": .count(limits.logicalBlock), "physicalblock": .count(limits.physicalBlock), "iomin": .count(limits.ioMinimum),
+                "logicalblock": .count(limits.logicalBlock), "physicalblock": .count(limits.physicalBlock),
+                "iomin": .count(limits.ioMinimum),
                 "ioopt": .count(limits.ioOptimal), "maxtransfer": .count(limits.maximumTransfer),
                 "discardgranularity": .count(limits.discardGranularity), "maxdiscard": .count(limits.maximumDiscard),
                 "maxwritezeroes": .count(limits.maximumWriteZeroes),
@@ -84,7 +85,8 @@ enum Reporting {
             ])
         case .host(let host):
             let parts = host.dependency.split(separator: ",")
-            if host.identity.kind == .block, parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1].drop { $0 == " " }) {
+            if host.identity.kind == .block, parts.count == 2, let major = UInt32(parts[0]), let minor = UInt32(parts[1].drop { $0 == " " })
+            {
                 return .dictionary([
                     "kind": .string("block"), "major": .count(major), "minor": .count(minor), "name": .string(host.kernelName),
                 ])

@@ -1,3 +1,4 @@
+import CairnControl
 import CairnCore
 import CairnEngine
 import CairnFormats
@@ -24,9 +25,18 @@ enum FormatCacheVerb {
         guard associativity <= 64 else { throw wrong("--assoc is 0 to 64") }
         if let label = arguments["label"], label.utf8.count > 64 { throw wrong("--label has at most 64 bytes") }
         do throws(TargetError) {
-            let backing = try open(backingWord, writable: false)
+            if let volume = try Backing(volume: arguments.operands[0], arguments) {
+                throw TargetError(
+                    "\(volume.name) is a volume",
+                    hint: "the cache of a format-cache is a file or a block device; its backing may be a volume")
+            }
             let cache = try open(arguments.operands[0], writable: true)
-            try format(cache, backing, blockSectors, UInt16(associativity), arguments)
+            if let volume = try Backing(volume: backingWord, arguments) {
+                try format(cache, volume, blockSectors, UInt16(associativity), arguments)
+            } else {
+                let device = try open(backingWord, writable: false)
+                try format(cache, Backing(device), blockSectors, UInt16(associativity), arguments)
+            }
         } catch {
             Output.error("cairn: \(errorText(error.status.errno)): \(error.text)")
             if !error.hint.isEmpty { Output.error(error.hint) }
@@ -51,14 +61,13 @@ enum FormatCacheVerb {
     }
 
     private static func format(
-        _ cache: borrowing OpenedDevice, _ backing: borrowing OpenedDevice, _ blockSectors: UInt64, _ associativity: UInt16,
-        _ arguments: Arguments
+        _ cache: borrowing OpenedDevice, _ backing: Backing, _ blockSectors: UInt64, _ associativity: UInt16, _ arguments: Arguments
     ) throws(TargetError) {
         let name = cache.facts.kernelName
         if cache.key == backing.key { throw TargetError("the cache and the backing are the same device", status: .busy) }
         if cache.facts.readOnly { throw TargetError("\(name) is read-only", status: .readOnly) }
-        if backing.facts.size == .zero { throw TargetError("the backing device is empty (0 sectors)") }
-        let logical = UInt64(max(cache.facts.limits.logicalBlock, backing.facts.limits.logicalBlock))
+        if backing.size == .zero { throw TargetError("the backing device is empty (0 sectors)") }
+        let logical = UInt64(max(cache.facts.limits.logicalBlock, backing.logicalBlock))
         if blockSectors * 512 < logical {
             throw TargetError("blocksize \(blockSectors) is smaller than the devices' logical block of \(logical) bytes")
         }
@@ -68,10 +77,10 @@ enum FormatCacheVerb {
         }
         try confirm(cache, arguments)
         var superblock = SSDCacheSuperblock(
-            uuid: newUUID(), layout: layout, cacheSectors: cache.facts.size.count, backingSectors: backing.facts.size.count)
+            uuid: newUUID(), layout: layout, cacheSectors: cache.facts.size.count, backingSectors: backing.size.count)
         superblock.associativity = associativity
         superblock.label = arguments["label"] ?? ""
-        let identity = backing.facts.identity
+        let identity = backing.identity
         superblock.backing.kind = identity.kind.rawValue
         superblock.backing.fileSystem = identity.fileSystem
         superblock.backing.inode = identity.inode
@@ -80,12 +89,12 @@ enum FormatCacheVerb {
         // Nothing is cached yet, so nothing can be stale: the first open has no close facts to compare.
         superblock.state = .inUse
         do throws(SystemError) { try write(superblock, cache.fd.raw) } catch { throw error.asTargetError }
-        if let state = try? StateDirectory() {
+        if identity.kind != .volume, let state = try? StateDirectory() {
             try? state.store(identity, .init(cache: superblock.uuidText, writtenAlone: false))
         }
         let mib = (layout.slots * layout.blockBytes) >> 20
         Output.out(
-            "\(name): formatted as ssdcache \(superblock.uuidText) for \(backing.facts.kernelName): "
+            "\(name): formatted as ssdcache \(superblock.uuidText) for \(backing.name): "
                 + "\(layout.slots) blocks of \(blockSectors) sectors, \(mib) MiB.")
     }
 
@@ -158,6 +167,45 @@ enum FormatCacheVerb {
             try writeFully(fd, UnsafeRawBufferPointer(block), at: offset)
             try syncData(fd)
         }
+    }
+}
+
+/// What a cache's superblock says of its backing: a device that was opened for the purpose, or a volume of the engine.
+private struct Backing {
+    let name: String
+    let key: [UInt64]
+    let size: Sectors
+    let logicalBlock: UInt32
+    let identity: DeviceIdentity
+
+    init(_ device: borrowing OpenedDevice) {
+        name = device.facts.kernelName
+        key = device.key
+        size = device.facts.size
+        logicalBlock = device.facts.limits.logicalBlock
+        identity = device.facts.identity
+    }
+
+    /// nil when the word names no volume of a running engine.
+    init?(volume word: String, _ arguments: Arguments) throws(TargetError) {
+        let spec: JSON
+        switch try DeviceWord(word).place {
+        case .name(let name): spec = .dictionary(["name": .string(name)])
+        case .path(let path) where path.hasPrefix("/dev/mapper/"): spec = .dictionary(["name": .string(String(path.dropFirst(12)))])
+        case .number(Volume.major, let minor): spec = .dictionary(["major": .count(Volume.major), "minor": .count(minor)])
+        default: return nil
+        }
+        guard let link = try? EngineLink(arguments), let answer = try? link.call("info", spec) else { return nil }
+        guard let volume = answer["volumes"]?.array.first, let name = volume["name"]?.string, let size = volume["size"]?.unsigned,
+            let block = volume["limits"]?["logicalblock"]?.unsigned, let uuid = volume["uuid"]?.string
+        else { return nil }
+        self.name = name
+        self.size = Sectors(size)
+        key = []
+        logicalBlock = UInt32(clamping: block)
+        var identity = DeviceIdentity(kind: .volume, size: self.size)
+        identity.name = uuid.isEmpty ? name : uuid
+        self.identity = identity
     }
 }
 

@@ -90,7 +90,9 @@ enum ProbeVerb {
     private static func cacheFacts(_ fd: Int32) -> [(String, String)] {
         do throws(DecodeError) {
             let s = try CacheReader.superblock(fd)
-            let mode = s.generation == 0 ? "none yet" : s.mode == 0 ? "writethrough" : s.mode == 1 ? "readcache" : s.mode == 2 ? "writeback" : "unknown"
+            let mode =
+                s.generation == 0
+                ? "none yet" : s.mode == 0 ? "writethrough" : s.mode == 1 ? "readcache" : s.mode == 2 ? "writeback" : "unknown"
             let backing = s.backing.kind == 1 ? "file \(s.backing.fileSystem):\(s.backing.inode)" : s.backing.name
             return [
                 ("type", Signatures.cacheType), ("uuid", s.uuidText), ("version", "\(SSDCacheSuperblock.version)"), ("label", s.label),

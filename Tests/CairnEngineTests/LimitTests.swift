@@ -5,18 +5,30 @@ import CairnTargets
 import Testing
 
 @Suite struct LimitTests {
-    static let discardless: @Sendable (inout QueueLimits) -> Void = { $0.maximumDiscard = 0; $0.discardGranularity = 0 }
+    static let discardless: @Sendable (inout QueueLimits) -> Void = {
+        $0.maximumDiscard = 0; $0.discardGranularity = 0
+    }
 
     private func makeHost() -> SimHost {
         let host = SimHost(types: allTargets)
         host.addDisk("a", sectors: 16384)
         host.addDisk("b", sectors: 16384)
-        host.addDisk("k", sectors: 16384) { $0.logicalBlock = 4096; $0.physicalBlock = 4096; $0.ioMinimum = 4096 }
-        host.addDisk("e", sectors: 16384) { $0.physicalBlock = 4096; $0.ioMinimum = 4096; $0.ioOptimal = 65536 }
-        host.addDisk("f", sectors: 16384) { $0.ioOptimal = 49152; $0.maximumTransfer = 1001; $0.physicalBlock = 4096; $0.ioMinimum = 4096 }
+        host.addDisk("k", sectors: 16384) {
+            $0.logicalBlock = 4096; $0.physicalBlock = 4096; $0.ioMinimum = 4096
+        }
+        host.addDisk("e", sectors: 16384) {
+            $0.physicalBlock = 4096; $0.ioMinimum = 4096; $0.ioOptimal = 65536
+        }
+        host.addDisk("f", sectors: 16384) {
+            $0.ioOptimal = 49152; $0.maximumTransfer = 1001; $0.physicalBlock = 4096; $0.ioMinimum = 4096
+        }
         host.addDisk("n", sectors: 16384, Self.discardless)
-        host.addDisk("z", sectors: 16384) { $0.maximumWriteZeroes = 0; $0.volatileCache = false; $0.maximumTransfer = 64 }
-        host.addDisk("g", sectors: 16384) { $0.discardGranularity = 65536; $0.maximumDiscard = 128 }
+        host.addDisk("z", sectors: 16384) {
+            $0.maximumWriteZeroes = 0; $0.volatileCache = false; $0.maximumTransfer = 64
+        }
+        host.addDisk("g", sectors: 16384) {
+            $0.discardGranularity = 65536; $0.maximumDiscard = 128
+        }
         return host
     }
 

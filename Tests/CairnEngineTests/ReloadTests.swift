@@ -179,7 +179,8 @@ import Testing
         let host = makeHost()
         let volume = try host.create("v", "0 1024 linear a 0")
         host.disks[0].faults = [.init(.stuck)]
-        let tokens = (0..<5).map { host.submit(.write, to: volume, UInt64($0) * 8, data: pattern(0, 8)) }
+        let tokens =
+            (0..<5).map { host.submit(.write, to: volume, UInt64($0) * 8, data: pattern(0, 8)) }
             + [host.submit(.flush, to: volume)]
         host.run(for: .milliseconds(1))
         let start = host.now

@@ -134,8 +134,11 @@ import Testing
             var random = SimRandom(seed: 5)
             for i in 0..<100 {
                 let sector = random.below(220)
-                if i % 3 == 0 { _ = host.submit(.read, to: volume, sector, 8) }
-                else { _ = host.submit(.write, to: volume, sector, data: pattern(sector, 8)) }
+                if i % 3 == 0 {
+                    _ = host.submit(.read, to: volume, sector, 8)
+                } else {
+                    _ = host.submit(.write, to: volume, sector, data: pattern(sector, 8))
+                }
             }
             host.run(for: .seconds(5))
             return host.trace

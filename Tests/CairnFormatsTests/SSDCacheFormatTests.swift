@@ -79,7 +79,11 @@ struct SSDCacheFormatTests {
         }
     }
 
-    @Test("impossible values behind a good checksum", arguments: [(8, 2), (24, 1), (72, 9), (76, 3), (80, 17), (84, 2), (96, 0xFF), (103, 0x7F), (112, 0), (119, 0xFF), (128, 1), (136, 1)] as [(Int, UInt8)])
+    @Test(
+        "impossible values behind a good checksum",
+        arguments: [
+            (8, 2), (24, 1), (72, 9), (76, 3), (80, 17), (84, 2), (96, 0xFF), (103, 0x7F), (112, 0), (119, 0xFF), (128, 1), (136, 1),
+        ] as [(Int, UInt8)])
     func impossible(offset: Int, value: UInt8) throws {
         var bytes = Self.bytes(try Self.sample())
         if offset == 112 { for i in 112..<120 { bytes[i] = 0 } } else { bytes[offset] = value }
@@ -118,7 +122,9 @@ struct SSDCacheFormatTests {
         let words: [UInt64] = [.max, 0, 5, 1 << 63]
         page.withUnsafeMutableBytes { bytes in
             SSDCacheEntryPage.begin(bytes, uuid: uuid, epoch: 3, sequence: 9, page: 1)
-            words.withUnsafeBufferPointer { SSDCacheEntryPage.store(bytes, layout, index: 7, block: 1234, count: 3, valid: $0.baseAddress!) }
+            words.withUnsafeBufferPointer {
+                SSDCacheEntryPage.store(bytes, layout, index: 7, block: 1234, count: 3, valid: $0.baseAddress!)
+            }
             SSDCacheEntryPage.seal(bytes)
         }
         page.withUnsafeBytes { bytes in

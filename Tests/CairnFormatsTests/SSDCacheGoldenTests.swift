@@ -35,7 +35,9 @@ struct SSDCacheGoldenTests {
         let words: [UInt64] = [.max, 0, 5, 1 << 63]
         page.withUnsafeMutableBytes { bytes in
             SSDCacheEntryPage.begin(bytes, uuid: Self.uuid, epoch: 3, sequence: 9, page: 1)
-            words.withUnsafeBufferPointer { SSDCacheEntryPage.store(bytes, layout, index: 7, block: 1234, count: 3, valid: $0.baseAddress!) }
+            words.withUnsafeBufferPointer {
+                SSDCacheEntryPage.store(bytes, layout, index: 7, block: 1234, count: 3, valid: $0.baseAddress!)
+            }
             SSDCacheEntryPage.seal(bytes)
         }
         #expect(Self.word(page, at: 4) == 0xFE5C_85B9)
@@ -47,11 +49,13 @@ struct SSDCacheGoldenTests {
         #expect(Self.word(block, at: 4) == 0x9412_A630)
     }
 
-    @Test("geometry: slots per page, pages, table, data, total", arguments: [
-        [1, 1, 112, 1, 135168, 1_048_576, 1_056_768], [8, 3, 112, 1, 135168, 1_048_576, 1_245_184],
-        [64, 1000, 112, 143, 135168, 2_097_152, 526_385_152], [256, 512, 48, 171, 135168, 2_097_152, 1_075_838_976],
-        [256, 800_000, 48, 266_667, 167_936, 2_185_232_384, 1_679_906_832_384],
-    ] as [[UInt64]])
+    @Test(
+        "geometry: slots per page, pages, table, data, total",
+        arguments: [
+            [1, 1, 112, 1, 135168, 1_048_576, 1_056_768], [8, 3, 112, 1, 135168, 1_048_576, 1_245_184],
+            [64, 1000, 112, 143, 135168, 2_097_152, 526_385_152], [256, 512, 48, 171, 135168, 2_097_152, 1_075_838_976],
+            [256, 800_000, 48, 266_667, 167_936, 2_185_232_384, 1_679_906_832_384],
+        ] as [[UInt64]])
     func geometry(row: [UInt64]) throws {
         let l = try #require(SSDCacheLayout(blockSectors: row[0], buckets: row[1]))
         #expect([l.slotsPerPage, l.pages, l.tableOffset, l.dataOffset, l.totalBytes] == Array(row[2...]))

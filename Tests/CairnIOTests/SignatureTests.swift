@@ -18,12 +18,14 @@ struct SignatureTests {
     }
 
     // 0o40000 is O_DIRECT: how block devices are opened. Such a descriptor once made every disk look empty.
-    @Test("found and erased, also through a direct descriptor", arguments: [
-        ("cairn_ssdcache", 0, Array("cairnSSC".utf8)), ("cairn_ssdcache", 65536, Array("cairnSSC".utf8)),
-        ("ploop", 0, Array("WithouFreSpacExt".utf8)), ("writeboost", 0, [0x74, 0x73, 0x42, 0x57]),
-        ("dm_writecache", 0, [0x21, 0x93, 0x48, 0x23]), ("dm_cache_metadata", 32, [0x03, 0xC4, 0x18, 0, 0, 0, 0, 0]),
-        ("DM_snapshot_cow", 0, Array("SnAp".utf8) + [1, 0, 0, 0, 1, 0, 0, 0]),
-    ] as [(String, Int, [UInt8])], [0, 0o40000] as [Int32])
+    @Test(
+        "found and erased, also through a direct descriptor",
+        arguments: [
+            ("cairn_ssdcache", 0, Array("cairnSSC".utf8)), ("cairn_ssdcache", 65536, Array("cairnSSC".utf8)),
+            ("ploop", 0, Array("WithouFreSpacExt".utf8)), ("writeboost", 0, [0x74, 0x73, 0x42, 0x57]),
+            ("dm_writecache", 0, [0x21, 0x93, 0x48, 0x23]), ("dm_cache_metadata", 32, [0x03, 0xC4, 0x18, 0, 0, 0, 0, 0]),
+            ("DM_snapshot_cow", 0, Array("SnAp".utf8) + [1, 0, 0, 0, 1, 0, 0, 0]),
+        ] as [(String, Int, [UInt8])], [0, 0o40000] as [Int32])
     func found(_ row: (String, Int, [UInt8]), flags: Int32) throws {
         try Self.with(row.2, at: row.1, flags) { fd in
             let found = try Signatures.list(fd)

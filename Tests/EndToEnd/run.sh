@@ -47,6 +47,28 @@ test_script_of_the_readme() {
     cairn probe cache.img | grep -q 'STATE="clean"' || fail "not clean after Ctrl-C"
 }
 
+# What the real kernel and dmsetup printed, replayed.
+test_golden() {
+    [ "$(id -u)" = 0 ] || { echo "skipped: loop devices need root"; return; }
+    /usr/bin/python3 "$HERE/golden.py" "$CAIRN" || fail "see above"
+}
+
+test_cache_over_a_volume_starts_cold() {
+    truncate -s 16M b.img; truncate -s 8M c.img
+    cairn create low --table "0 32768 linear b.img 0" || fail low
+    cairn format-cache --target ssdcache --backing low --yes c.img || fail format
+    loaded() { cairn stats v | grep -oE 'loaded_at_open [0-9]+' | tail -1; }
+    io() { qemu-io -f raw "$(uri "$1")" -c "$2" | grep -qE 'read|wrote' || fail "$1 $2"; }
+    cairn create v --table "0 32768 ssdcache low c.img" && io v 'write -P 1 4M 1M' && cairn remove v || fail v
+    io low 'write -P 2 4M 1M'
+    cairn create v --table "0 32768 ssdcache low c.img" || fail again
+    same "$(loaded)" "loaded_at_open 0"
+    qemu-io -f raw "$(uri v)" -c 'read -P 2 4M 1M' | grep -q 'verification failed' && fail "stale data"
+    # A reload of the cache keeps its claim all the time, and its blocks.
+    cairn load v --table "0 32768 ssdcache low c.img readcache" && cairn resume v || fail reload
+    [ "$(loaded)" != "loaded_at_open 0" ] || fail "the reload lost the cache"
+}
+
 test_as_another_user() {
     [ "$(id -u)" = 0 ] || { echo "skipped: needs root to become another user"; return; }
     chmod 777 .; mkdir -m 700 u; chown nobody u

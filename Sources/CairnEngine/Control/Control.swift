@@ -141,7 +141,7 @@ extension Engine {
         guard let table = volume.live, !table.targets.isEmpty else { throw TargetError("The device has no table.") }
         guard sector < table.size.count else { throw TargetError("Target message sector outside device.") }
         let target = table.targets[table.index(of: Sectors(sector))]
-        guard let slot = targetSlots[Int(target.handle)] else { throw TargetError("The device has no table.") }
+        guard let slot = slots[target.handle] else { throw TargetError("The device has no table.") }
         defer { carryOut(slot) }
         return try target.message(words, now: now, into: &actions)
     }
@@ -172,7 +172,7 @@ extension Engine {
 
     /// Requests of one target, with their latencies.
     public func statistics(of target: Target) -> IOStatistics? {
-        Int(target.handle) < targetSlots.count ? targetSlots[Int(target.handle)]?.statistics : nil
+        slots[target.handle]?.statistics
     }
 
     // MARK: Clients

@@ -63,6 +63,8 @@ extension Engine {
     }
 
     func phaseEnded(_ table: Table, _ error: TargetError?, _ type: String) {
+        if table.crashed { return }  // the late end of a phase that was abandoned
+        precondition(table.phaseOutstanding > 0, "\(type) ended a phase twice")
         table.phaseOutstanding -= 1
         if let error, table.phaseError == nil {
             table.phaseError = TargetError("\(type): \(error.text)", status: error.status, hint: error.hint)
@@ -116,6 +118,7 @@ extension Engine {
             return false
         case .presuspend:
             if table.phaseOutstanding > 0 && !deadlinePassed(volume) { return false }
+            if table.phaseOutstanding > 0 { table.crashed = true }
             volume.transition?.stage = .draining
             return stepSuspend(volume)
         case .draining:
@@ -135,7 +138,7 @@ extension Engine {
             return enterPostsuspend(volume, table)
         case .postsuspend:
             if table.phaseOutstanding > 0 && !deadlinePassed(volume) { return false }
-            if table.phaseOutstanding > 0 { table.crashed = table.crashed || !table.isStateless }
+            if table.phaseOutstanding > 0 { table.crashed = true }
             if let error = table.phaseError, volume.transition?.error == nil { volume.transition?.error = error }
             return suspended(volume)
         default: return true
@@ -165,7 +168,7 @@ extension Engine {
             volume.transition?.kind = .resume
             volume.transition?.stage = .rollback
             volume.transition?.error = error
-            if let live = volume.live { return beginPhase(.preresume, live) }
+            if let live = volume.live { return resumeLive(volume, live) }
         }
         destroyVolume(volume)
         finish(volume, nil)
@@ -220,7 +223,12 @@ extension Engine {
                 "the new table is shorter (\(new.size.count) < \(live.size.count) sectors) and \(whoHasOpen(volume))", status: .busy,
                 hint: "close the volume before it shrinks")
         }
-        do throws(TargetError) { try computeLimits(new) } catch { return error }
+        do throws(TargetError) { try computeLimits(new) } catch {
+            return TargetError(
+                error.text, status: error.status,
+                hint: !error.hint.isEmpty
+                    ? error.hint : "nothing was changed; clear drops the new table, then resume goes on with the old one")
+        }
         return nil
     }
 
@@ -231,8 +239,9 @@ extension Engine {
                 table = try rebuild(live)
                 volume.live = table
                 destroy(live)
-                notices.append("\(volume.name): suspended without flushing while I/O was in flight; its state is read anew, as after a crash")
-            } catch { return finish(volume, error) }
+                notices.append(
+                    "\(volume.name): suspended without flushing while I/O was in flight; its state is read anew, as after a crash")
+            } catch { return finish(volume, volume.transition?.error ?? error) }
         }
         volume.transition?.stage = .rollback
         beginPhase(.preresume, table)
@@ -256,7 +265,7 @@ extension Engine {
             release(volume)
             return finish(volume, error)
         }
-        beginPhase(.preresume, live)
+        resumeLive(volume, live)
     }
 
     private func finishPreresume(_ volume: Volume, _ transition: Transition) {

@@ -186,7 +186,7 @@ extension Engine {
 
     private func orphan(_ index: UInt32) {
         let piece = pieces[index]
-        if let slot = targetSlots[Int(piece.target)], !piece.own { slot.statistics.inFlight -= 1 }
+        if let slot = slots[piece.target], !piece.own { slot.statistics.inFlight -= 1 }
         pieces[index].orphan = true
         pieces[index].request = PieceRecord.noRequest
         guard piece.place == .below, let device = devices[Int(piece.device)] else { return }

@@ -101,8 +101,11 @@ public final class LowerDevice {
     }
 
     func hold(_ volume: Volume, exclusive: Bool) {
-        let index = holders.firstIndex { $0.volume === volume }
-            ?? { holders.append(Holder(volume: volume, exclusive: 0, shared: 0)); return holders.count - 1 }()
+        let index =
+            holders.firstIndex { $0.volume === volume }
+            ?? {
+                holders.append(Holder(volume: volume, exclusive: 0, shared: 0)); return holders.count - 1
+            }()
         if exclusive { holders[index].exclusive += 1 } else { holders[index].shared += 1 }
     }
 

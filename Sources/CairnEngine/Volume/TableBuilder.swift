@@ -69,9 +69,7 @@ extension Engine {
             throw TargetError("\(line.type): \(error.text)", status: error.status, hint: error.hint)
         }
         table.uses += taken
-        target.handle = UInt32(targetSlots.count)
-        if let free = targetSlots.firstIndex(where: { $0 == nil }) { target.handle = UInt32(free) } else { targetSlots.append(nil) }
-        targetSlots[Int(target.handle)] = TargetSlot(target: target, table: table)
+        slots.insert(target, table)
         table.targets.append(target)
     }
 
@@ -87,10 +85,15 @@ extension Engine {
             guard let below = self.volume(named: name) else {
                 throw TargetError("Device lookup failed: there is no volume \(name)", status: .noDevice)
             }
+            if below === volume && volume.live == nil {
+                throw TargetError("Device lookup failed: \(name) does not exist yet", status: .noEntry)
+            }
             if below.dependsOn(volume) {
                 throw TargetError("Device lookup failed: \(name) stands on \(volume.name) itself", status: .invalid)
             }
             device = volumeDevice(below)
+            // Nobody remembers who wrote to a volume, or to what is below it, while no cache held it.
+            device.writtenAlone = !(volume.live?.uses.contains { $0.device === device && $0.exclusive } ?? false)
         }
         if let refusal = device.refusal(for: volume, exclusive: exclusive) {
             dropIfUnused(device)
@@ -157,7 +160,8 @@ extension Engine {
             let own = UInt64(perTarget[index]), length = target.length.count
             if remaining < length && remaining % own != 0 {
                 throw TargetError(
-                    "table line \(index) (start sect \(target.start.count) len \(length)) not aligned to h/w logical block size \(own * 512)")
+                    "table line \(index) (start sect \(target.start.count) len \(length)) not aligned to h/w logical block size \(own * 512)"
+                )
             }
             let next = target.start.count + length
             remaining = next % logical == 0 ? 0 : logical - next % logical
@@ -188,7 +192,7 @@ extension Engine {
     func destroy(_ table: Table) {
         for target in table.targets {
             orphanPieces(of: target.handle)
-            targetSlots[Int(target.handle)] = nil
+            slots.remove(target.handle)
             timers.removeAll { $0.target == target.handle }
         }
         table.targets.removeAll()

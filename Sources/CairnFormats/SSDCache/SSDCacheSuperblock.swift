@@ -131,8 +131,9 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
         guard try r.load(UInt32.self, at: 84) == 1, try r.load(UInt64.self, at: 88) == SSDCachePlacement.multiplier else {
             throw .field("hash")
         }
-        guard let layout = SSDCacheLayout(
-            blockSectors: UInt64(try r.load(UInt32.self, at: 76)), buckets: try r.load(UInt64.self, at: 96))
+        guard
+            let layout = SSDCacheLayout(
+                blockSectors: UInt64(try r.load(UInt32.self, at: 76)), buckets: try r.load(UInt64.self, at: 96))
         else { throw .field("block size or number of buckets") }
         guard try r.load(UInt64.self, at: 120) == SSDCacheLayout.bitmapOffset, try r.load(UInt64.self, at: 128) == layout.tableOffset,
             try r.load(UInt64.self, at: 136) == layout.dataOffset

@@ -1,8 +1,8 @@
+internal import CBlkid
+internal import CCairn
 import CairnCore
 package import CairnEngine
 import Glibc
-internal import CBlkid
-internal import CCairn
 
 /// A device the host has opened, before it has a host number.
 package struct OpenedDevice: ~Copyable, Sendable {
@@ -113,9 +113,10 @@ package enum DeviceOpener {
         }
         let numbers = (major(info.st_rdev), minor(info.st_rdev))
         let sys = "/sys/dev/block/\(numbers.0):\(numbers.1)"
-        let name = readSmallFile(sys + "/uevent").flatMap { text in
-            text.split(separator: "\n").first { $0.hasPrefix("DEVNAME=") }.map { String($0.dropFirst(8)) }
-        } ?? path
+        let name =
+            readSmallFile(sys + "/uevent").flatMap { text in
+                text.split(separator: "\n").first { $0.hasPrefix("DEVNAME=") }.map { String($0.dropFirst(8)) }
+            } ?? path
         var limits = QueueLimits()
         limits.logicalBlock = UInt32(max(512, logical))
         limits.physicalBlock = max(limits.logicalBlock, physical)

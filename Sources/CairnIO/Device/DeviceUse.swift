@@ -1,7 +1,7 @@
+internal import CCairn
 import CairnCore
 import CairnEngine
 import Glibc
-internal import CCairn
 
 /// Who else uses a device.
 enum DeviceUse {
@@ -23,7 +23,9 @@ enum DeviceUse {
         }
         for swap in activeSwap() {
             var info = stat()
-            if let raw, stat(swap, &info) == 0, info.st_mode & S_IFMT == S_IFBLK, info.st_rdev == raw { who.append("an active swap device") }
+            if let raw, stat(swap, &info) == 0, info.st_mode & S_IFMT == S_IFBLK, info.st_rdev == raw {
+                who.append("an active swap device")
+            }
         }
         let sys = "/sys/dev/block/" + number
         for holder in names(in: sys + "/holders") {

@@ -64,7 +64,9 @@ package struct DeviceWord: Equatable {
     package static func escape(_ path: String) -> String {
         var out: [UInt8] = []
         for byte in path.utf8 {
-            if byte == 0x20 || byte == UInt8(ascii: "#") || byte == UInt8(ascii: "\\") || byte == UInt8(ascii: ",") || (9...13).contains(byte) {
+            if byte == 0x20 || byte == UInt8(ascii: "#") || byte == UInt8(ascii: "\\") || byte == UInt8(ascii: ",")
+                || (9...13).contains(byte)
+            {
                 out.append(UInt8(ascii: "\\"))
             }
             out.append(byte)

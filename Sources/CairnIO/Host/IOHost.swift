@@ -1,7 +1,7 @@
+internal import CCairn
 package import CairnCore
 package import CairnEngine
 import Glibc
-internal import CCairn
 
 /// A host's device: what the I/O paths need of it.
 package struct HostFile: Sendable {
@@ -93,7 +93,8 @@ func transfer(_ operation: DeviceOperation, _ file: HostFile, from done: Int) ->
     let dsync: Int32 = operation.flags.contains(.fua) ? 0x2 : 0  // RWF_DSYNC
     while done < total {
         let offset = Int64(operation.offset.count) + Int64(done)
-        let n = operation.operation == .read
+        let n =
+            operation.operation == .read
             ? cairn_preadv2(file.fd, memory + done, total - done, offset, 0)
             : cairn_pwritev2(file.fd, memory + done, total - done, offset, dsync)
         if n < 0 {

@@ -1,6 +1,6 @@
+internal import CCairn
 package import CairnCore
 package import CairnEngine
-internal import CCairn
 
 /// Device I/O by io_uring: reads, writes, syncs and file ranges are queued and submitted with one system call per loop
 /// turn; block device ioctls, which the ring of older kernels cannot do, go to a worker pool.

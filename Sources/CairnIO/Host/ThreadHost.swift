@@ -1,7 +1,7 @@
+internal import CCairn
 package import CairnCore
 package import CairnEngine
 import Glibc
-internal import CCairn
 
 /// Device I/O by blocking calls on a few threads. Completions come in any order; the reactor collects them when the
 /// event descriptor is readable. The queue is as long as what the engine has in flight, which its clients bound.
@@ -121,11 +121,13 @@ package func startThread(stack: Int = 1 << 20, _ body: @escaping @Sendable () ->
     pthread_sigmask(SIG_SETMASK, &all, &before)
     defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
     let box = Unmanaged.passRetained(Box(body))
-    let result = pthread_create(&thread, &attributes, { argument in
-        guard let argument else { return nil }
-        Unmanaged<Box>.fromOpaque(argument).takeRetainedValue().body()
-        return nil
-    }, box.toOpaque())
+    let result = pthread_create(
+        &thread, &attributes,
+        { argument in
+            guard let argument else { return nil }
+            Unmanaged<Box>.fromOpaque(argument).takeRetainedValue().body()
+            return nil
+        }, box.toOpaque())
     pthread_attr_destroy(&attributes)
     precondition(result == 0, "the system gave no thread")
 }

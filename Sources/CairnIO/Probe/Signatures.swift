@@ -1,6 +1,6 @@
+internal import CBlkid
 import CairnCore
 import Glibc
-internal import CBlkid
 
 /// A signature found on a device.
 package struct Signature: Equatable, Sendable {

@@ -1,6 +1,6 @@
+internal import CCairn
 package import CairnCore
 import Glibc
-internal import CCairn
 import Synchronization
 
 /// Readiness of descriptors, by epoll. Reactor thread only.

@@ -1,6 +1,6 @@
+internal import CCairn
 import Glibc
 import Synchronization
-internal import CCairn
 
 /// Sockets: unix and TCP, non-blocking ones for the reactor, blocking ones for the control threads.
 package enum Sockets {
@@ -31,9 +31,10 @@ package enum Sockets {
         // Through the descriptor: the temporary name may be longer than a socket's path can be.
         let temporary = "/proc/self/fd/\(directory.raw)/.\(String(randomSeed() >> 16, radix: 36))"
         let name = try address(temporary)
-        let fd = OwnedFD(try system("creating a socket") {
-            socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
-        })
+        let fd = OwnedFD(
+            try system("creating a socket") {
+                socket(AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
+            })
         let raw = fd.raw
         _ = try system("binding \(path)") { withAddress(name) { bind(raw, $0, $1) } }
         do throws(SystemError) {
@@ -72,9 +73,10 @@ package enum Sockets {
         }
         defer { freeaddrinfo(first) }
         let info = first.pointee
-        let fd = OwnedFD(try system("creating a socket") {
-            socket(info.ai_family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
-        })
+        let fd = OwnedFD(
+            try system("creating a socket") {
+                socket(info.ai_family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue), 0)
+            })
         let raw = fd.raw
         var one: Int32 = 1
         setsockopt(raw, SOL_SOCKET, SO_REUSEADDR, &one, 4)

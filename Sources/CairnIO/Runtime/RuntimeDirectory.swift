@@ -1,5 +1,5 @@
-import Glibc
 internal import CCairn
+import Glibc
 
 /// Where an engine keeps its sockets and its lock: `<base>/<engine>/`, mode 0700, owned by us. Who holds the lock file
 /// is the engine, whatever pid or socket files say.

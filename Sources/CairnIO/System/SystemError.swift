@@ -1,7 +1,7 @@
+internal import CCairn
 package import CairnCore
 package import CairnEngine
 import Glibc
-internal import CCairn
 
 /// An error of the world: an errno and what was being done. The only error the wrappers of this module throw.
 package struct SystemError: Error, Equatable {

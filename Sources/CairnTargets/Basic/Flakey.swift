@@ -223,7 +223,9 @@ package final class Flakey: Target {
         if features.dropWrites { words.append("drop_writes") }
         if features.errorWrites { words.append("error_writes") }
         if features.byte > 0 {
-            words += ["corrupt_bio_byte", "\(features.byte)", "\(features.direction.rawValue)", "\(features.value)", "\(features.flagMask)"]
+            words += [
+                "corrupt_bio_byte", "\(features.byte)", "\(features.direction.rawValue)", "\(features.value)", "\(features.flagMask)",
+            ]
         }
         if features.randomRead > 0 { words += ["random_read_corrupt", "\(features.randomRead)"] }
         if features.randomWrite > 0 { words += ["random_write_corrupt", "\(features.randomWrite)"] }

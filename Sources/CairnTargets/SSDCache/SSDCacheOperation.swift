@@ -428,9 +428,11 @@ extension SSDCacheTarget {
         if ranges_.isEmpty { return }
         for i in ranges_.indices where !ranges_[i].started {
             let range = ranges_[i]
-            let blocked = ops.contains { $0.phase != .free && $0.phase != .waiting && $0.overlaps(range, layout.blockSectors) }
+            let blocked =
+                ops.contains { $0.phase != .free && $0.phase != .waiting && $0.overlaps(range, layout.blockSectors) }
                 || ranges_[..<i].contains { other in
-                    other.piece.sector < range.piece.sector + range.piece.count && range.piece.sector < other.piece.sector + other.piece.count
+                    other.piece.sector < range.piece.sector + range.piece.count
+                        && range.piece.sector < other.piece.sector + other.piece.count
                 }
             if blocked { continue }
             ranges_[i].started = true

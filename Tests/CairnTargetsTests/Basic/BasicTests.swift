@@ -33,9 +33,14 @@ import Testing
         ("0 20480 flakey a 40960 0 5 1 DROP_writes", "8:0 40960 0 5 1 drop_writes", ""),
         ("0 20480 flakey a 40960 0 5 1 error_writes ignored words", "8:0 40960 0 5 1 error_writes", ""),
         ("0 20480 flakey a 40960 5 1 5 corrupt_bio_byte 32 R 1 0", "8:0 40960 5 1 5 corrupt_bio_byte 32 r 1 0", ""),
-        ("0 20480 flakey a 40960 5 1 6 corrupt_bio_byte 224 r 0 32 drop_writes", "8:0 40960 5 1 6 drop_writes corrupt_bio_byte 224 r 0 32", ""),
-        ("0 20480 flakey a 40960 3 3 4 random_write_corrupt 250000 random_read_corrupt 500000",
-            "8:0 40960 3 3 4 random_read_corrupt 500000 random_write_corrupt 250000", ""),
+        (
+            "0 20480 flakey a 40960 5 1 6 corrupt_bio_byte 224 r 0 32 drop_writes",
+            "8:0 40960 5 1 6 drop_writes corrupt_bio_byte 224 r 0 32", ""
+        ),
+        (
+            "0 20480 flakey a 40960 3 3 4 random_write_corrupt 250000 random_read_corrupt 500000",
+            "8:0 40960 3 3 4 random_read_corrupt 500000 random_write_corrupt 250000", ""
+        ),
     ]
     @Test(arguments: printed.indices) func lines(_ index: Int) throws {
         let (table, arguments, status) = Self.printed[index]
@@ -67,7 +72,8 @@ import Testing
         ("flakey a 0 5", "Invalid argument count"), ("flakey a x 5 1", "Invalid device sector"),
         ("flakey a 0 x 1", "Invalid up interval"), ("flakey a 0 1 x", "Invalid down interval"),
         ("flakey a 0 0 0", "Total (up + down) interval is zero"), ("flakey a 0 4294967295 1", "Interval overflow"),
-        ("flakey a 0 5 1 12 drop_writes", "Invalid number of feature args"), ("flakey a 0 5 1 2 drop_writes", "Invalid number of feature args"),
+        ("flakey a 0 5 1 12 drop_writes", "Invalid number of feature args"),
+        ("flakey a 0 5 1 2 drop_writes", "Invalid number of feature args"),
         ("flakey a 0 5 1 1 nonsense", "Unrecognised flakey feature requested"),
         ("flakey a 0 5 1 2 drop_writes drop_writes", "Feature drop_writes duplicated"),
         ("flakey a 0 5 1 2 error_reads error_reads", "Feature error_reads duplicated"),
@@ -82,12 +88,18 @@ import Testing
         ("flakey a 0 5 1 10 corrupt_bio_byte 1 r 1 0 corrupt_bio_byte 1 r 1 0", "Feature corrupt_bio_byte duplicated"),
         ("flakey a 0 5 1 1 random_read_corrupt", "Feature random_read_corrupt requires a parameter"),
         ("flakey a 0 5 1 2 random_read_corrupt 1000000001", "Invalid random corrupt argument"),
-        ("flakey a 0 5 1 6 drop_writes corrupt_bio_byte 1 w 1 0",
-            "drop_writes is incompatible with random_write_corrupt or corrupt_bio_byte with the WRITE flag set"),
-        ("flakey a 0 5 1 3 error_writes random_write_corrupt 1",
-            "error_writes is incompatible with random_write_corrupt or corrupt_bio_byte with the WRITE flag set"),
-        ("flakey a 0 5 1 3 error_reads random_read_corrupt 1",
-            "error_reads is incompatible with random_read_corrupt or corrupt_bio_byte with the READ flag set"),
+        (
+            "flakey a 0 5 1 6 drop_writes corrupt_bio_byte 1 w 1 0",
+            "drop_writes is incompatible with random_write_corrupt or corrupt_bio_byte with the WRITE flag set"
+        ),
+        (
+            "flakey a 0 5 1 3 error_writes random_write_corrupt 1",
+            "error_writes is incompatible with random_write_corrupt or corrupt_bio_byte with the WRITE flag set"
+        ),
+        (
+            "flakey a 0 5 1 3 error_reads random_read_corrupt 1",
+            "error_reads is incompatible with random_read_corrupt or corrupt_bio_byte with the READ flag set"
+        ),
         ("flakey q 0 5 1 1 nonsense", "Unrecognised flakey feature requested"),
     ]
     @Test(arguments: refused) func argumentErrors(_ line: String, _ text: String) {

@@ -115,9 +115,11 @@ private func storm(_ host: SimHost, _ volume: Volume, _ model: inout Model, _ ra
             let zero = random.below(8) == 0
             let version = zero ? model.newZero() : model.newVersion()
             model.begin(range, version)
-            let token = zero
+            let token =
+                zero
                 ? host.submit(.writeZeroes, to: volume, start, length)
-                : host.submit(.write, to: volume, start, data: range.flatMap { Model.content($0, version) }, flags: random.below(6) == 0 ? .fua : [])
+                : host.submit(
+                    .write, to: volume, start, data: range.flatMap { Model.content($0, version) }, flags: random.below(6) == 0 ? .fua : [])
             flights.append(Flight(token: token, kind: .write(range)))
         default: flights.append(Flight(token: host.submit(.flush, to: volume), kind: .flush(model.answered)))
         }
@@ -148,7 +150,8 @@ private func judge(_ host: SimHost, _ flights: inout [Flight], _ model: inout Mo
                 let found = Model.version(data[i * 512..<(i + 1) * 512], s)
                 let versions = model.sectors[Int(s)].versions
                 let allowed = versions[(versions.firstIndex(of: floor) ?? 0)...].map(Model.shown)
-                #expect(found.map { allowed.contains($0) } ?? false,
+                #expect(
+                    found.map { allowed.contains($0) } ?? false,
                     "\(note): sector \(s) holds \(found.map(String.init) ?? "garbage"), allowed \(Array(allowed))")
             }
         }
@@ -169,11 +172,15 @@ private func checkAll(_ host: SimHost, _ volume: Volume, _ model: inout Model, _
                 let s = start + i
                 let found = Model.version(data[Int(i) * 512..<Int(i + 1) * 512], s)
                 if round == 0 {
-                    #expect(found.map { model.sectors[Int(s)].versions.map(Model.shown).contains($0) } ?? false,
-                        "\(note): after a crash sector \(s) holds \(found.map(String.init) ?? "garbage"), allowed \(model.sectors[Int(s)].versions)")
+                    #expect(
+                        found.map { model.sectors[Int(s)].versions.map(Model.shown).contains($0) } ?? false,
+                        "\(note): after a crash sector \(s) holds \(found.map(String.init) ?? "garbage"), allowed \(model.sectors[Int(s)].versions)"
+                    )
                     picks.append(found ?? 0)
                 } else {
-                    #expect(found == picks[Int(s)], "\(note): sector \(s) changed from \(picks[Int(s)]) to \(found.map(String.init) ?? "garbage")")
+                    #expect(
+                        found == picks[Int(s)],
+                        "\(note): sector \(s) changed from \(picks[Int(s)]) to \(found.map(String.init) ?? "garbage")")
                 }
             }
         }
@@ -183,7 +190,9 @@ private func checkAll(_ host: SimHost, _ volume: Volume, _ model: inout Model, _
 
 @Suite("ssdcache under crashes")
 struct SSDCacheStormTests {
-    static let tables = ["writethrough", "readcache", "writethrough options 2 evict_on_write queue_busy", "writethrough assoc 0 options 1 lru"]
+    static let tables = [
+        "writethrough", "readcache", "writethrough options 2 evict_on_write queue_busy", "writethrough assoc 0 options 1 lru",
+    ]
 
     @Test("no stale block and no garbage after power loss or kill", arguments: tables)
     func crashes(words: String) throws {

@@ -1,0 +1,51 @@
+internal import CairnCore
+
+/// The targets of all tables, by handle. A handle is a place and, in its upper bits, how often the place was taken before:
+/// what was queued for a target that is gone (`again`, a timer, a late end) never reaches its successor in the place.
+struct TargetSlots {
+    final class Slot {
+        let target: Target
+        unowned let table: Table
+        let statistics = IOStatistics()
+
+        init(_ target: Target, _ table: Table) {
+            self.target = target
+            self.table = table
+        }
+    }
+
+    private static let placeBits: UInt32 = 20
+    private var places: [Slot?] = []
+    private var taken: [UInt32] = []
+    private var free: [UInt32] = []
+
+    private func place(_ handle: UInt32) -> Int { Int(handle & (1 << Self.placeBits - 1)) }
+
+    subscript(_ handle: UInt32) -> Slot? {
+        let place = place(handle)
+        guard place < places.count, let slot = places[place], slot.target.handle == handle else { return nil }
+        return slot
+    }
+
+    /// Gives the target its handle. A table is at most a control message of 1 MiB, far below the number of places.
+    mutating func insert(_ target: Target, _ table: Table) {
+        let place: UInt32
+        if let reused = free.popLast() {
+            place = reused
+        } else {
+            place = UInt32(places.count)
+            precondition(place < 1 << Self.placeBits, "more targets than handles")
+            places.append(nil)
+            taken.append(0)
+        }
+        target.handle = taken[Int(place)] << Self.placeBits | place
+        places[Int(place)] = Slot(target, table)
+    }
+
+    mutating func remove(_ handle: UInt32) {
+        guard self[handle] != nil else { return }
+        places[place(handle)] = nil
+        taken[place(handle)] = (taken[place(handle)] + 1) & (.max >> Self.placeBits)
+        free.append(UInt32(place(handle)))
+    }
+}
