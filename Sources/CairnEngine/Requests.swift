@@ -43,6 +43,9 @@ struct PieceRecord {
     var clone: Int32 = 0
     var notify = false
     var own = false
+    /// FUA that is a write and then a flush of the device.
+    enum Stage: UInt8 { case whole, unsynced, syncing }
+    var stage = Stage.whole
     /// Its `map` is still in the work queue.
     var queued = false
     /// Abandoned: its end interests nobody, only its fence.
@@ -277,7 +280,9 @@ extension Engine {
             if let volume = request.volume {
                 volume.flushPending = false
                 if !request.status.isOK {
-                    volume.transition?.error = TargetError("flushing failed", status: request.status)
+                    volume.transition?.error = TargetError(
+                        "flushing failed", status: request.status,
+                        hint: "writes since the last good flush may be lost; remove --force gives them up")
                 }
                 work.append(.step(volume))
             }

@@ -46,6 +46,8 @@ package final class SimDisk {
     package var size: Sectors
     package var limits: QueueLimits
     package var readOnly = false
+    /// As of a file in the page cache: the engine sends no FUA.
+    package var buffered = false
     /// An operation takes a seeded time in this range, so operations end in a seeded order.
     package var latency: ClosedRange<UInt64> = 50_000...500_000
     package var faults: [Fault] = []
@@ -72,7 +74,7 @@ package final class SimDisk {
         identity.name = name
         return HostDevice(
             host: index, tableWord: "8:\(index * 16)", dependency: "8, \(index * 16)", kernelName: name, persistentWord: "/dev/\(name)",
-            size: size, limits: limits, identity: identity, readOnly: readOnly, buffered: false)
+            size: size, limits: limits, identity: identity, readOnly: readOnly, buffered: buffered)
     }
 
     // MARK: Content

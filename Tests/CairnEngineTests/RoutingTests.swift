@@ -84,6 +84,25 @@ import Testing
         #expect(host.disks[0].peekDurable(1) == pattern(1, 1, version: 2))
     }
 
+    @Test("FUA on a buffered file is a write and a flush; only a failed flush fails the device", arguments: [true, false])
+    func fuaOnABufferedDevice(stacked: Bool) throws {
+        let host = makeHost()
+        host.disks[0].buffered = true
+        var volume = try host.create("v", "0 100 linear a 0")
+        if stacked { volume = try host.create("top", "0 100 linear v 0") }
+        #expect(host.write(volume, 1, pattern(1, 2), flags: .fua).isOK)
+        #expect(host.disks[0].sent[Int(Operation.flush.rawValue)] == 1)
+        #expect(host.disks[0].peekDurable(1, 2) == pattern(1, 2))
+        #expect(host.answer(host.submit(.writeZeroes, to: volume, 1, 1, flags: .fua)).isOK)
+        #expect(host.disks[0].peekDurable(1, 1) == [UInt8](repeating: 0, count: 512))
+        host.disks[0].faults = [.init(.error(.noSpace), .write, times: 1)]
+        #expect(host.write(volume, 1, pattern(1, 1), flags: .fua) == .noSpace)
+        #expect(host.flush(volume).isOK, "a write that failed has lost nothing")
+        host.disks[0].faults = [.init(.error(.io), .flush, times: 1)]
+        #expect(host.write(volume, 1, pattern(1, 1), flags: .fua) == .io)
+        #expect(host.flush(volume) == .io, "a sync that failed has")
+    }
+
     @Test func flushesShareTheNextOne() throws {
         let host = makeHost()
         let volume = try host.create("v", "0 100 linear a 0")

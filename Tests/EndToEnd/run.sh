@@ -196,6 +196,42 @@ test_bad_superblocks() {
     refused 1 "formatted on 16384 sectors" cairn create v --table "$table"
 }
 
+test_taken_and_full_devices() {
+    truncate -s 16M a.img; mkdir -m 700 rt2
+    cairn create v --table "0 32768 linear a.img 0" || fail create
+    # Another engine, qemu, and a loop device keep off what this engine has; and the other way round.
+    refused 1 "Device or resource busy" env CAIRN_RUNTIME_DIR="$PWD/rt2" "$CAIRN" create w --table "0 32768 linear a.img 0"
+    CAIRN_RUNTIME_DIR=$PWD/rt2 cairn engine stop
+    qemu-io -f raw a.img -c 'write 0 4k' 2>&1 | grep -qi 'lock' || fail "qemu got the file"
+    cairn remove v
+    /usr/bin/python3 -c 'import subprocess, sys
+p = subprocess.Popen(["qemu-io", "-f", "raw", "a.img"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+import time; time.sleep(1)
+r = subprocess.run([sys.argv[1], "create", "v", "--table", "0 32768 linear a.img 0"], capture_output=True, text=True)
+p.stdin.close(); p.wait()
+sys.exit(0 if r.returncode == 1 and "busy" in r.stderr else r.stderr)' "$CAIRN" || fail "a file that qemu holds"
+    printf 'bad\001name' > name; refused 1 "" cairn create "$(cat name)" --table "0 8 zero"
+    same "$(cairn ls)" "No devices found"
+    [ "$(id -u)" = 0 ] || { echo "skipped: the rest needs root"; return; }
+    local loop; loop=$(losetup -f --show a.img) || fail losetup
+    refused 1 "$loop" cairn create v --table "0 32768 linear a.img 0"
+    mkfs.ext4 -q "$loop" && mkdir m && mount "$loop" m || fail mount
+    refused 1 "Device or resource busy" cairn create v --table "0 32768 linear $loop 0"
+    truncate -s 16M b.img
+    refused 5 "busy" cairn format-cache --target ssdcache --backing b.img --yes "$loop"
+    umount m; losetup -d "$loop"
+    loop=$(losetup -r -f --show a.img)
+    refused 1 "read-only" cairn create v --table "0 32768 linear $loop 0"
+    cairn create v --readonly --table "0 32768 linear $loop 0" || fail "read-only table"
+    qemu-io -f raw "$(uri v)" -c 'write 0 4k' 2>&1 | grep -qi 'read.only\|permission' || fail "a write to a read-only volume"
+    cairn remove v; losetup -d "$loop"
+    mkdir full; mount -t tmpfs -o size=4M none full; truncate -s 16M full/b.img
+    cairn create v --table "0 32768 linear full/b.img 0" || fail "over tmpfs"
+    qemu-io -f raw "$(uri v)" -c 'write 0 8M' 2>&1 | grep -qi 'No space left' || fail "a full disk is not reported"
+    cairn status v > /dev/null && cairn remove v || fail "the engine suffered from a full disk"
+    umount full
+}
+
 test_no_stale_block_after_the_backing_was_written_alone() {
     truncate -s 16M b.img; truncate -s 8M c.img
     cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
@@ -324,6 +360,9 @@ for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do
     fi
     CAIRN_RUNTIME_DIR=$root/$name/rt "$CAIRN" engine stop --force > /dev/null 2>&1
     pkill -9 -f "runtime-dir $root/$name/rt" 2>/dev/null
+    # What a failed test left behind.
+    for at in $(awk -v d="$root/$name/" 'index($2, d) == 1 {print $2}' /proc/mounts); do umount "$at"; done
+    for loop in $(losetup -a 2>/dev/null | grep -F "$root/$name/" | cut -d: -f1); do losetup -d "$loop"; done
     rm -rf "${root:?}/$name"
 done
 rm -rf "$root"

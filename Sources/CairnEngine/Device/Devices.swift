@@ -78,9 +78,13 @@ extension Engine {
         case .host(let host):
             arena.retain(piece.buffer)
             device.statistics.inFlight += 1
+            // FUA as one operation only where its failure cannot take earlier cached writes with it: else the device's
+            // flush follows, which tells a failed write (nothing lost) from a failed sync (the device has failed).
+            let syncAfter = piece.flags.contains(.fua) && (host.buffered || piece.operation != .write)
+            pieces[index].stage = syncAfter ? .unsynced : .whole
             deviceOperations.append(
                 DeviceOperation(
-                    host: host.host, operation: piece.operation, flags: piece.flags, offset: piece.lowerSector.bytes,
+                    host: host.host, operation: piece.operation, flags: syncAfter ? [] : piece.flags, offset: piece.lowerSector.bytes,
                     length: piece.count.bytes, memory: arena.bytes(piece.buffer).baseAddress, cookie: index))
         }
     }
@@ -98,7 +102,10 @@ extension Engine {
             flushDone(device, status)
             return
         }
-        if !status.isOK, piece.flags.contains(.fua), case .host(let host) = device.kind, host.buffered { fail(device, status) }
+        if status.isOK && piece.stage == .unsynced && !piece.orphan {
+            pieces[cookie].stage = .syncing
+            return sendFlush(cookie, device)
+        }
         work.append(.below(cookie, status))
         if piece.orphan { dropIfUnused(device) }
     }
@@ -196,7 +203,7 @@ extension Engine {
             pieces.give(index)
             return
         }
-        if piece.operation == .flush {
+        if piece.operation == .flush || piece.stage == .syncing {
             if let at = device.flushNext.firstIndex(of: index) {
                 device.flushNext.remove(at: at)
             } else if let at = device.flushing.firstIndex(of: index) {

@@ -47,7 +47,8 @@ public struct HostDevice: Sendable {
     public var limits: QueueLimits
     public var identity: DeviceIdentity
     public var readOnly: Bool
-    /// What a failed FUA write means: true when it also loses earlier cached writes (buffered files).
+    /// Writes go through the page cache: a failed sync also loses earlier writes, so the engine makes FUA of a write and a
+    /// flush.
     public var buffered: Bool
 
     public init(

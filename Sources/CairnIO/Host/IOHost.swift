@@ -81,8 +81,8 @@ func perform(_ operation: DeviceOperation, _ file: HostFile) -> IOStatus {
     switch operation.operation {
     case .read, .write: return transfer(operation, file, from: 0)
     case .flush: return sync(file)
-    case .discard: return finishRange(operation, file, discard(operation, file))
-    case .writeZeroes: return finishRange(operation, file, zero(operation, file))
+    case .discard: return discard(operation, file)
+    case .writeZeroes: return zero(operation, file)
     }
 }
 
@@ -110,10 +110,6 @@ func transfer(_ operation: DeviceOperation, _ file: HostFile, from done: Int) ->
 
 private func sync(_ file: HostFile) -> IOStatus {
     fdatasync(file.fd) == 0 ? .ok : IOStatus(errno: errno)
-}
-
-private func finishRange(_ operation: DeviceOperation, _ file: HostFile, _ status: IOStatus) -> IOStatus {
-    status.isOK && operation.flags.contains(.fua) ? sync(file) : status
 }
 
 // FALLOC_FL_…, which <fcntl.h> keeps in another header.
