@@ -23,6 +23,8 @@ public final class Engine {
     public var events = Deque<EngineEvent>()
     /// Host devices to be asked for their identity; answer with `identified`.
     public var identifyRequests = Deque<(target: UInt32, device: DeviceID, host: UInt32)>()
+    /// What the host must remember of a device; answer with `recorded`.
+    public var recordRequests = Deque<(target: UInt32, device: DeviceID, host: UInt32, record: BackingRecord)>()
     /// Host devices that nobody uses any more.
     public var closedDevices = Deque<UInt32>()
     /// Sentences for the log.
@@ -112,6 +114,8 @@ public final class Engine {
         case .again(let handle): callTarget(handle) { $0.again(now: $1, into: &$2) }
         case .timer(let handle, let slot): callTarget(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
         case .step(let volume): step(volume)
+        case .recorded(let handle, let device, let status):
+            callTarget(handle) { $0.recorded(device, status, now: $1, into: &$2) }
         case .identified(let handle, let device, let identity):
             callTarget(handle) { $0.identified(device, identity, now: $1, into: &$2) }
         }
@@ -136,6 +140,7 @@ public final class Engine {
             case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
             case .event: raiseEvent(slot.table.volume, "target event")
             case .identify(let device): requestIdentity(handle, device)
+            case .record(let device, let record): requestRecord(handle, device, record)
             case .phaseDone: phaseEnded(slot.table, nil, slot.target.typeName)
             case .phaseFailed(let error): phaseEnded(slot.table, error, slot.target.typeName)
             case .again: work.append(.again(handle))
@@ -157,6 +162,18 @@ public final class Engine {
         case .host(let host): identifyRequests.append((handle, id, host.host))
         case .volume: work.append(.identified(handle, id, device.identity))
         }
+    }
+
+    private func requestRecord(_ handle: UInt32, _ id: DeviceID, _ record: BackingRecord) {
+        guard let device = devices[Int(id.index)] else { return }
+        switch device.kind {
+        case .host(let host): recordRequests.append((handle, id, host.host, record))
+        case .volume: work.append(.recorded(handle, id, .ok))  // nothing of a volume outlives the engine
+        }
+    }
+    /// The host's answer to a `recordRequests` entry.
+    public func recorded(target: UInt32, device: DeviceID, status: IOStatus) {
+        work.append(.recorded(target, device, status))
     }
 
     /// The host's answer to an `identifyRequests` entry.
@@ -191,6 +208,7 @@ enum Work {
     case timer(UInt32, Int)
     case step(Volume)
     case identified(UInt32, DeviceID, DeviceIdentity)
+    case recorded(UInt32, DeviceID, IOStatus)
 }
 
 /// The end of a control operation that was started with a ticket.

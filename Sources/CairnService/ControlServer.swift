@@ -75,11 +75,13 @@ extension Service {
         case "create":
             try create(
                 name: try text(args, "name"), uuid: args["uuid"]?.string ?? "", minor: args["minor"]?.unsigned.map { UInt32(clamping: $0) },
-                table: args["table"]?.string, cwd: args["cwd"]?.string ?? "/", readOnly: args["readonly"]?.bool ?? false)
+                table: args["table"]?.string, cwd: args["cwd"]?.string ?? "/", readOnly: args["readonly"]?.bool ?? false,
+                force: args["force"]?.bool ?? false)
             return nothing
         case "load":
             try load(
-                try name(args), table: try text(args, "table"), cwd: args["cwd"]?.string ?? "/", readOnly: args["readonly"]?.bool ?? false)
+                try name(args), table: try text(args, "table"), cwd: args["cwd"]?.string ?? "/", readOnly: args["readonly"]?.bool ?? false,
+                force: args["force"]?.bool ?? false)
             return nothing
         case "suspend":
             let name = try name(args), noflush = args["noflush"]?.bool ?? false

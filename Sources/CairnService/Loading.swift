@@ -7,15 +7,17 @@ import Glibc
 
 /// create and load: open what the table names on this (control) thread, then hand the table to the engine.
 ///
-/// State directory, in this order: (1) when a table has been loaded, and before the load is answered (so before it can go
-/// live): a device that has a record of a cache and is writable in a table that is not that cache is marked "written
-/// alone", synced; (2) at the same moment a cache's backing gets its record, synced; (3) the mark is cleared only after the cache has come up and dropped
-/// what it could not trust. A crash between any two leaves a mark too many, never one too few.
+/// State directory: when a table has been loaded, and before the load is answered (so before it can go live), a device that
+/// has a record of a cache and is writable in a table that is not that cache is marked "written alone", synced. The other
+/// records are made for the cache itself (Records.swift), the one that takes the mark away only after it has dropped what it
+/// could not trust. A crash between any two leaves a mark too many, never one too few.
 extension Service {
     struct Opened: Sendable {
         var index: Int
         var facts: HostDevice
-        var writtenAlone: Bool
+        /// Of a file: the cache that may have its newest data, as the file itself says.
+        var attribute: String?
+        var record: BackingRecord?
     }
     /// A record to be stored once the table is loaded.
     struct Note {
@@ -28,7 +30,9 @@ extension Service {
         case failure(TargetError)
     }
 
-    func create(name: String, uuid: String, minor: UInt32?, table: String?, cwd: String, readOnly: Bool) throws(ControlError) {
+    func create(name: String, uuid: String, minor: UInt32?, table: String?, cwd: String, readOnly: Bool, force: Bool = false)
+        throws(ControlError)
+    {
         let number = call { reactor -> Result<String, ControlError> in
             do throws(TargetError) {
                 return .success("\(Volume.major):\(try reactor.engine.create(name: name, uuid: uuid, minor: minor).minor)")
@@ -37,7 +41,7 @@ extension Service {
         let devno = try number.get()
         guard let table else { return }
         do throws(ControlError) {
-            try load(name, table: table, cwd: cwd, readOnly: readOnly)
+            try load(name, table: table, cwd: cwd, readOnly: readOnly, force: force)
             try resume(name, noflush: false)
         } catch {
             var error = error
@@ -51,19 +55,20 @@ extension Service {
         }
     }
 
-    func load(_ name: String, table: String, cwd: String, readOnly: Bool) throws(ControlError) {
+    /// - Parameter force: open a backing also when its newest data may be in a cache.
+    func load(_ name: String, table: String, cwd: String, readOnly: Bool, force: Bool = false) throws(ControlError) {
         try withLoading { () throws(ControlError) in
             let lines: [TableLine]
             do throws(TargetError) { lines = try TableLine.parse(table) } catch { throw ControlError(error, stage: "reload") }
             var notes: [Note] = []
-            let catalog = try resolveAll(lines, cwd: cwd, readOnly: readOnly, notes: &notes)
+            let catalog = try resolveAll(lines, cwd: cwd, readOnly: readOnly, force: force, notes: &notes)
             defer { unpin(catalog) }
             try perform("reload") { (reactor, ticket) throws(ControlError) in
                 let volume = try reactor.find(name)
                 do throws(TargetError) {
                     try reactor.engine.load(volume, text: table, readOnly: readOnly, ticket: ticket) { (word) throws(TargetError) in
                         switch catalog[word.raw] {
-                        case .host(let opened): return .host(opened.facts, writtenAlone: opened.writtenAlone)
+                        case .host(let opened): return .host(opened.facts, record: opened.record)
                         case .volume(let name): return .volume(name)
                         case .failure(let error): throw error
                         case nil: throw TargetError("Device lookup failed: \(word.text)", status: .noDevice)
@@ -85,20 +90,6 @@ extension Service {
         try perform("resume") { (reactor, ticket) throws(ControlError) in
             reactor.engine.resume(try reactor.find(name), noflush: noflush, ticket: ticket)
         }
-        // The caches of the live table have come up: what they distrusted is gone.
-        let backings = call { reactor -> [DeviceIdentity] in
-            guard let table = reactor.engine.volume(named: name)?.live else { return [] }
-            return table.targets.filter { !$0.traits.stateless }.compactMap { target in
-                target.ranges.first.flatMap { reactor.engine.device($0.device) }?.identity
-            }
-        }
-        for identity in backings {
-            if let state, let record = state.record(identity), record.writtenAlone {
-                do throws(SystemError) { try state.store(identity, .init(cache: record.cache, writtenAlone: false)) } catch {
-                    log("\(error.sentence): the next open of the cache will drop its clean blocks again")
-                }
-            }
-        }
     }
 
     /// Replace the table by an error table of the same size (dmsetup's wipe_table and remove --force).
@@ -113,7 +104,8 @@ extension Service {
 
     // MARK: Devices
 
-    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool, notes: inout [Note]) throws(ControlError) -> [String:
+    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool, force: Bool, notes: inout [Note]) throws(ControlError)
+        -> [String:
         Resolved]
     {
         let (names, minors) = call { reactor in
@@ -127,7 +119,7 @@ extension Service {
                     let raw = line.arguments[index].raw
                     if catalog[raw] == nil { catalog[raw] = resolve(raw, cwd, names, minors, writable: !readOnly) }
                     if case .host(var opened) = catalog[raw] {
-                        try consult(&opened, type, position, readOnly, &notes)
+                        try consult(&opened, type, position, readOnly, force, &notes)
                         catalog[raw] = .host(opened)
                     }
                 }
@@ -141,7 +133,7 @@ extension Service {
 
     /// What the state directory knows of a device, and what it must learn.
     private func consult(
-        _ opened: inout Opened, _ type: TargetType, _ position: Int, _ readOnly: Bool, _ notes: inout [Note]
+        _ opened: inout Opened, _ type: TargetType, _ position: Int, _ readOnly: Bool, _ force: Bool, _ notes: inout [Note]
     ) throws(ControlError) {
         guard let state else {
             if !type.claimsDevices { return }
@@ -149,13 +141,28 @@ extension Service {
                 errno: ENOENT, reason: "there is no state directory",
                 hint: "set CAIRN_STATE_DIR: a cache must be able to remember its backing")
         }
-        let identity = opened.facts.identity, record = state.record(identity)
+        let identity = opened.facts.identity
+        var record = state.record(identity)
+        if let cache = opened.attribute, record?.dirty != true {
+            record = BackingRecord(cache: cache, dirty: true, writtenAlone: record?.writtenAlone ?? false)
+        }
         if type.claimsDevices {
-            if position > 0 { return }
-            opened.writtenAlone = record?.writtenAlone ?? false
-            if record == nil { notes.append(Note(identity: identity, record: .init(cache: type.name, writtenAlone: false))) }
-        } else if let record, !record.writtenAlone, !readOnly, type.name != "error" {
-            notes.append(Note(identity: identity, record: .init(cache: record.cache, writtenAlone: true)))
+            if position == 0 { opened.record = record }
+            return
+        }
+        guard var record, type.name != "error" else { return }
+        if record.dirty {
+            if !force {
+                throw ControlError(
+                    errno: EBUSY, reason: "\(opened.facts.kernelName): its newest data may be in the cache \(record.cache)",
+                    hint: "open it with its cache; --force opens it alone, with old data, and what the cache holds may be lost",
+                    stage: "reload")
+            }
+            log("WARNING: \(opened.facts.kernelName) is opened alone by force; its newest data may be in the cache \(record.cache)")
+        }
+        if !record.writtenAlone && !readOnly {
+            record.writtenAlone = true
+            notes.append(Note(identity: identity, record: record))
         }
     }
 
@@ -189,20 +196,20 @@ extension Service {
             let known = call { reactor -> Opened? in
                 guard let index = reactor.hosts.firstIndex(where: { $0?.key == key }), let host = reactor.hosts[index] else { return nil }
                 reactor.hosts[index]?.pins += 1
-                return Opened(index: index, facts: host.facts, writtenAlone: false)
+                return Opened(index: index, facts: host.facts, attribute: cacheAttribute(host.file.fd))
             }
             if let known { return known }
         }
         let device = try DeviceOpener.open(word, path: path, writable: writable)
         let file = HostFile(fd: device.fd.raw, isBlock: device.isBlock)
-        let key = device.key, facts = device.facts
+        let key = device.key, facts = device.facts, attribute = cacheAttribute(device.fd.raw)
         let opened = call { reactor -> Opened in
             let index = reactor.hosts.firstIndex { $0 == nil } ?? reactor.hosts.count
             if index == reactor.hosts.count { reactor.hosts.append(nil) }
             var facts = facts
             facts.host = UInt32(index)
             reactor.hosts[index] = Reactor.Host(file: file, key: key, facts: facts, pins: 1)
-            return Opened(index: index, facts: facts, writtenAlone: false)
+            return Opened(index: index, facts: facts, attribute: attribute)
         }
         device.keepOpen()
         return opened

@@ -62,6 +62,8 @@ final class Reactor {
     var subscribers: [(id: UInt64, deliver: @Sendable (EngineEvent) -> Void)] = []
     /// Extra exports of one volume on a listener of its own are all under their names: every listener serves all.
     var stopped = false
+    /// Has a target's record stored, on another thread.
+    var remember: ((target: UInt32, device: DeviceID, host: UInt32, record: BackingRecord), Reactor) -> Void = { _, _ in }
     let limits = NBDLimits()
     private var gathered: [UnsafeRawBufferPointer] = []
     private var touched: [Int] = []
@@ -160,6 +162,7 @@ final class Reactor {
                         identity: DeviceOpener.identify(host.file, host.facts.identity))
                 }
             }
+            while let request = engine.recordRequests.popFirst() { remember(request, self) }
             drainControl()
         }
     }

@@ -43,6 +43,7 @@ package final class Service: @unchecked Sendable {
             try directory.prepare(group: options.group)
             let lock = try directory.lock()
             let service = try Service(options)
+            service.reactor.remember = { [unowned service] in service.remember($0, $1) }
             protectFromMemoryPressure()
             let control = try Sockets.listenUnix(directory.socket, mode: options.group == nil ? 0o600 : 0o660)
             try service.listen("unix:" + directory.nbdSocket)
@@ -205,6 +206,7 @@ package final class Service: @unchecked Sendable {
         }
     }
 
+    func post(_ body: @escaping @Sendable (Reactor) -> Void) { mailbox.post { body(self.reactor) } }
     func stopReactor() { mailbox.post { self.reactor.stopped = true } }
 }
 

@@ -30,6 +30,11 @@ package final class SimHost {
     /// Tokens in the order of their answers.
     package private(set) var answered: [UInt64] = []
 
+    /// What is remembered beside the disks, by name; outlives crashes.
+    package var records: [String: BackingRecord] = [:]
+    /// The answer to whoever wants something remembered.
+    package var recordStatus = IOStatus.ok
+
     private let types: [TargetType]
     private let arenaBytes: Int
     private var random: SimRandom
@@ -71,7 +76,7 @@ package final class SimHost {
     /// A table word: a disk's name (or its MAJ:MIN), a volume's name (or its MAJ:MIN).
     package func catalog(_ word: TableWord) throws(TargetError) -> CatalogDevice {
         if let disk = disks.first(where: { $0.name == word.text || $0.facts.tableWord == word.text }) {
-            return .host(disk.facts, writtenAlone: false)
+            return .host(disk.facts, record: records[disk.name])
         }
         let volume = engine.volumes.first { $0.name == word.text || "\(Volume.major):\($0.minor)" == word.text }
         if let volume { return .volume(volume.name) }
@@ -112,6 +117,11 @@ package final class SimHost {
         while let question = engine.identifyRequests.popFirst() {
             engine.identified(
                 target: question.target, device: question.device, identity: disks[Int(question.host)].facts.identity)
+            fed = true
+        }
+        while let request = engine.recordRequests.popFirst() {
+            records[disks[Int(request.host)].name] = request.record
+            engine.recorded(target: request.target, device: request.device, status: recordStatus)
             fed = true
         }
         return fed

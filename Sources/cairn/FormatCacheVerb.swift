@@ -90,7 +90,7 @@ enum FormatCacheVerb {
         superblock.state = .inUse
         do throws(SystemError) { try write(superblock, cache.fd.raw) } catch { throw error.asTargetError }
         if identity.kind != .volume, let state = try? StateDirectory() {
-            try? state.store(identity, .init(cache: superblock.uuidText, writtenAlone: false))
+            try? state.store(identity, .init(cache: superblock.uuidText, dirty: false, writtenAlone: false))
         }
         let mib = (layout.slots * layout.blockBytes) >> 20
         Output.out(

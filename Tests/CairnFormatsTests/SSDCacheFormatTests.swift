@@ -119,11 +119,11 @@ struct SSDCacheFormatTests {
     @Test func entryPages() throws {
         let layout = try #require(SSDCacheLayout(blockSectors: 256, buckets: 10)), uuid = (1...16).map { UInt8($0) }
         var page = [UInt8](repeating: 0, count: 4096)
-        let words: [UInt64] = [.max, 0, 5, 1 << 63]
+        let words: [UInt64] = [.max, 0, 5, 1 << 63] + [1, 0, 4, 0]
         page.withUnsafeMutableBytes { bytes in
             SSDCacheEntryPage.begin(bytes, uuid: uuid, epoch: 3, sequence: 9, page: 1)
             words.withUnsafeBufferPointer {
-                SSDCacheEntryPage.store(bytes, layout, index: 7, block: 1234, count: 3, valid: $0.baseAddress!)
+                SSDCacheEntryPage.store(bytes, layout, index: 7, block: 1234, count: 3, valid: $0.baseAddress!, dirty: $0.baseAddress! + 4)
             }
             SSDCacheEntryPage.seal(bytes)
         }
@@ -131,10 +131,15 @@ struct SSDCacheFormatTests {
             #expect(SSDCacheEntryPage.header(bytes, uuid: uuid, epoch: 3, page: 1) == .valid(sequence: 9))
             #expect(SSDCacheEntryPage.header(bytes, uuid: uuid, epoch: 4, page: 1) == .empty)
             #expect(SSDCacheEntryPage.header(bytes, uuid: uuid, epoch: 3, page: 2) == .damaged)
-            var valid = [UInt64](repeating: 0, count: 4)
-            let entry = valid.withUnsafeMutableBufferPointer { SSDCacheEntryPage.load(bytes, layout, index: 7, valid: $0.baseAddress!) }
-            #expect(entry?.block == 1234 && entry?.count == 3 && valid == words)
-            #expect(valid.withUnsafeMutableBufferPointer { SSDCacheEntryPage.load(bytes, layout, index: 6, valid: $0.baseAddress!) } == nil)
+            var both = [UInt64](repeating: 0, count: 8)
+            func entry(_ index: Int) -> (block: UInt64, count: UInt16)? {
+                both.withUnsafeMutableBufferPointer {
+                    SSDCacheEntryPage.load(bytes, layout, index: index, valid: $0.baseAddress!, dirty: $0.baseAddress! + 4)
+                }
+            }
+            let found = entry(7)
+            #expect(found?.block == 1234 && found?.count == 3 && both == words)
+            #expect(entry(6) == nil)
         }
         page[2000] ^= 1
         page.withUnsafeBytes { #expect(SSDCacheEntryPage.header($0, uuid: uuid, epoch: 3, page: 1) == .damaged) }

@@ -32,11 +32,11 @@ struct SSDCacheGoldenTests {
     @Test func entryPage() throws {
         let layout = try #require(SSDCacheLayout(blockSectors: 256, buckets: 10))
         var page = [UInt8](repeating: 0xAA, count: 4096)
-        let words: [UInt64] = [.max, 0, 5, 1 << 63]
+        let words: [UInt64] = [.max, 0, 5, 1 << 63] + [0, 0, 0, 0]
         page.withUnsafeMutableBytes { bytes in
             SSDCacheEntryPage.begin(bytes, uuid: Self.uuid, epoch: 3, sequence: 9, page: 1)
             words.withUnsafeBufferPointer {
-                SSDCacheEntryPage.store(bytes, layout, index: 7, block: 1234, count: 3, valid: $0.baseAddress!)
+                SSDCacheEntryPage.store(bytes, layout, index: 7, block: 1234, count: 3, valid: $0.baseAddress!, dirty: $0.baseAddress! + 4)
             }
             SSDCacheEntryPage.seal(bytes)
         }
@@ -77,7 +77,7 @@ struct SSDCacheGoldenTests {
     func randomPages() throws {
         let layout = try #require(SSDCacheLayout(blockSectors: 8, buckets: 100))
         var generator = SystemRandomNumberGenerator()
-        var valid = [UInt64](repeating: 0, count: layout.bitmapBytes / 8)
+        var both = [UInt64](repeating: 0, count: layout.bitmapBytes / 4)
         for round in 0..<400 {
             var bytes = (0..<4096).map { _ in UInt8.random(in: 0...255, using: &generator) }
             let magic = round % 2 == 0 ? Array("cEnt".utf8) : Array("cDbt".utf8)
@@ -85,8 +85,9 @@ struct SSDCacheGoldenTests {
             Self.seal(&bytes, at: 4)
             bytes.withUnsafeBytes { raw in
                 _ = SSDCacheEntryPage.header(raw, uuid: Self.uuid, epoch: 1, page: 0)
-                valid.withUnsafeMutableBufferPointer { words in
-                    for i in 0..<Int(layout.slotsPerPage) { _ = SSDCacheEntryPage.load(raw, layout, index: i, valid: words.baseAddress!) }
+                both.withUnsafeMutableBufferPointer { words in
+                    let valid = words.baseAddress!, dirty = valid + layout.bitmapBytes / 8
+                    for i in 0..<Int(layout.slotsPerPage) { _ = SSDCacheEntryPage.load(raw, layout, index: i, valid: valid, dirty: dirty) }
                 }
                 var highest = 0
                 SSDCacheDoubtBlock.decode(raw, uuid: Self.uuid, epoch: 1, block: 0) { highest = max(highest, $0) }

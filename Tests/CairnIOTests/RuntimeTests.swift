@@ -66,12 +66,12 @@ extension CairnIOTests {
             try with { state in
                 #expect(state.record(file) == nil)
                 for alone in [false, true, false] {
-                    try state.store(file, .init(cache: "u-1", writtenAlone: alone))
+                    try state.store(file, .init(cache: "u-1", dirty: false, writtenAlone: alone))
                     // Another modification time and size is the same device.
                     var later = file
                     later.modified = 99
                     later.size = Sectors(9)
-                    #expect(try StateDirectory().record(later) == .init(cache: "u-1", writtenAlone: alone))
+                    #expect(try StateDirectory().record(later) == .init(cache: "u-1", dirty: false, writtenAlone: alone))
                 }
                 #expect(DeviceUse.names(in: state.path).count == 1)
             }
@@ -80,7 +80,7 @@ extension CairnIOTests {
         @Test(arguments: ["", "garbage", "cairn-state 2\ncache x\nalone 0\n", "cairn-state 1\ncache x\n"])
         func damageIsNeverTrusted(_ text: String) throws {
             try with { state in
-                try state.store(file, .init(cache: "u-1", writtenAlone: false))
+                try state.store(file, .init(cache: "u-1", dirty: false, writtenAlone: false))
                 let name = try #require(DeviceUse.names(in: state.path).first)
                 let fd = try openFile(state.path + "/" + name, O_WRONLY | O_TRUNC)
                 #expect(write(fd.raw, text, text.utf8.count) == text.utf8.count)
@@ -96,7 +96,7 @@ extension CairnIOTests {
                     var identity = DeviceIdentity(kind: .block, size: Sectors(8))
                     identity.name = name
                     #expect(state.record(identity) == nil, "\(name)")
-                    try state.store(identity, .init(cache: "c" + name.suffix(1), writtenAlone: false))
+                    try state.store(identity, .init(cache: "c" + name.suffix(1), dirty: false, writtenAlone: false))
                 }
                 #expect(DeviceUse.names(in: state.path).count == names.count)
             }

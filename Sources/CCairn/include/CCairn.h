@@ -2,6 +2,7 @@
 // Every function returns what the wrapped one returns and leaves errno alone. No logic here.
 #pragma once
 #include <stdint.h>
+#include <sys/xattr.h>
 #include <sys/types.h>
 
 // System calls behind GNU or variadic declarations.

@@ -252,6 +252,9 @@ extension Engine {
         if let error = volume.transition?.error, !(volume.transition?.noflush ?? false) {
             return rollBack(volume, error)  // the old table could not be written out: do not lose it
         }
+        if let live = volume.live, !live.crashed {
+            for (new, old) in zip(table.targets, live.targets) where new.start == old.start { new.succeed(old) }
+        }
         volume.transition?.stage = .preresume
         beginPhase(.preresume, table)
     }

@@ -33,7 +33,7 @@ public final class LowerDevice {
     var fences: [Fence] = []
     var fenced: [UInt32] = []
     /// What the state directory knew when it was last opened for a cache.
-    var writtenAlone = false
+    var record: BackingRecord?
 
     init(id: DeviceID, kind: Kind) {
         self.id = id

@@ -17,12 +17,29 @@ public enum Action {
     case event
     /// Ask the host what the device is now (size, modification time); the answer goes to `Target.identified`.
     case identify(DeviceID)
+    /// Remember, durably and outside of the device, what a cache holds of it; the answer goes to `Target.recorded`.
+    case record(DeviceID, BackingRecord)
     /// The phase begun with `Target.begin` has ended.
     case phaseDone
     /// The phase failed, with a sentence for the admin.
     case phaseFailed(TargetError)
     /// Call `Target.again` once more when these actions have been carried out.
     case again
+}
+
+/// What must be remembered of a backing device across boots, beside it, for it has no room of its own.
+public struct BackingRecord: Equatable, Sendable {
+    /// UUID of the cache that holds data of it.
+    public var cache: String
+    /// The cache may hold data that the device does not have.
+    public var dirty: Bool
+    /// The device was, or may have been, written without the cache: nothing clean in the cache may be believed.
+    public var writtenAlone: Bool
+    public init(cache: String, dirty: Bool, writtenAlone: Bool) {
+        self.cache = cache
+        self.dirty = dirty
+        self.writtenAlone = writtenAlone
+    }
 }
 
 /// A bounded list of actions. A handler that has more to do than `room` allows ends with `.again`.

@@ -54,19 +54,19 @@ public struct LowerDeviceFacts {
     public let size: Sectors
     public let limits: QueueLimits
     public let identity: DeviceIdentity
-    /// Something opened this device for writing without the cache that holds data of it (state directory).
-    public let writtenAlone: Bool
+    /// What was last remembered of it.
+    public let record: BackingRecord?
     /// Only for reading.
     public let readOnly: Bool
 
     public init(
-        id: DeviceID, size: Sectors, limits: QueueLimits, identity: DeviceIdentity, writtenAlone: Bool, readOnly: Bool
+        id: DeviceID, size: Sectors, limits: QueueLimits, identity: DeviceIdentity, record: BackingRecord?, readOnly: Bool
     ) {
         self.id = id
         self.size = size
         self.limits = limits
         self.identity = identity
-        self.writtenAlone = writtenAlone
+        self.record = record
         self.readOnly = readOnly
     }
 }

@@ -81,6 +81,11 @@ open class Target {
     open func fired(timer: Int, now: Nanoseconds, into actions: inout ActionList) {}
     open func again(now: Nanoseconds, into actions: inout ActionList) {}
     open func identified(_ device: DeviceID, _ identity: DeviceIdentity, now: Nanoseconds, into actions: inout ActionList) {}
+    /// The answer to `.record`.
+    open func recorded(_ device: DeviceID, _ status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {}
+    /// Before `preresume`: the target that stood in this place and was suspended without flushing. Whoever works on the
+    /// same devices may take over what it held in memory.
+    open func succeed(_ predecessor: Target) {}
     open func begin(_ phase: Phase, now: Nanoseconds, into actions: inout ActionList) { actions.append(.phaseDone) }
 
     // MARK: Questions

@@ -2,7 +2,7 @@ import CairnCore
 
 /// Where the device words of a table lead. Made by the host before the load, so that construction does no I/O.
 public enum CatalogDevice {
-    case host(HostDevice, writtenAlone: Bool)
+    case host(HostDevice, record: BackingRecord?)
     /// Another volume of this engine, by name.
     case volume(String)
 }
@@ -59,7 +59,7 @@ extension Engine {
             taken.append(Table.Use(device: device, exclusive: type.claimsDevices))
             return LowerDeviceFacts(
                 id: device.id, size: device.size, limits: device.limits, identity: device.identity,
-                writtenAlone: device.writtenAlone, readOnly: device.readOnly)
+                record: device.record, readOnly: device.readOnly)
         }
         let target: Target
         do throws(TargetError) {
@@ -78,9 +78,9 @@ extension Engine {
     ) throws(TargetError) -> LowerDevice {
         let device: LowerDevice
         switch try catalog(word) {
-        case .host(let host, let writtenAlone):
+        case .host(let host, let record):
             device = hostDevice(host)
-            device.writtenAlone = writtenAlone
+            device.record = record
         case .volume(let name):
             guard let below = self.volume(named: name) else {
                 throw TargetError("Device lookup failed: there is no volume \(name)", status: .noDevice)
@@ -93,7 +93,8 @@ extension Engine {
             }
             device = volumeDevice(below)
             // Nobody remembers who wrote to a volume, or to what is below it, while no cache held it.
-            device.writtenAlone = !(volume.live?.uses.contains { $0.device === device && $0.exclusive } ?? false)
+            let stays = volume.live?.uses.contains { $0.device === device && $0.exclusive } ?? false
+            device.record = stays ? nil : BackingRecord(cache: "", dirty: false, writtenAlone: true)
         }
         if let refusal = device.refusal(for: volume, exclusive: exclusive) {
             dropIfUnused(device)
@@ -182,7 +183,7 @@ extension Engine {
                 throw TargetError("Device lookup failed: \(word.text)", status: .noDevice)
             }
             switch device.kind {
-            case .host(let host): return .host(host, writtenAlone: device.writtenAlone)
+            case .host(let host): return .host(host, record: nil)
             case .volume(let volume): return .volume(volume.name)
             }
         }

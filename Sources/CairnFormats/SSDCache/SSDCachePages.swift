@@ -39,16 +39,19 @@ package enum SSDCacheEntryPage {
         w.store(page, at: 40)
     }
 
-    /// One record; `valid` are 64-bit words of the bitmap.
+    /// One record; `valid` and `dirty` are the 64-bit words of the bitmaps. A dirty sector is newer than the backing.
     package static func store(
         _ bytes: UnsafeMutableRawBufferPointer, _ layout: SSDCacheLayout, index: Int, block: UInt64, count: UInt16,
-        valid: UnsafePointer<UInt64>
+        valid: UnsafePointer<UInt64>, dirty: UnsafePointer<UInt64>
     ) {
         let w = ByteWriter(bytes)
         let at = SSDCacheLayout.pageHeader + index * layout.recordBytes
         w.store(block + 1, at: at)
         w.store(count, at: at + 8)
-        for word in 0..<(layout.bitmapBytes / 8) { w.store(valid[word], at: at + 16 + word * 8) }
+        for word in 0..<(layout.bitmapBytes / 8) {
+            w.store(valid[word], at: at + 16 + word * 8)
+            w.store(dirty[word], at: at + 16 + layout.bitmapBytes + word * 8)
+        }
     }
 
     package static func seal(_ bytes: UnsafeMutableRawBufferPointer) {
@@ -57,16 +60,22 @@ package enum SSDCacheEntryPage {
         w.store(crc32c(UnsafeRawBufferPointer(bytes)), at: 4)
     }
 
-    /// The record at `index` of a page whose header is valid: nil when it is free. `valid` gets the bitmap's words.
+    /// The record at `index` of a page whose header is valid: nil when it is free. `valid` and `dirty` get the bitmaps'
+    /// words; a dirty sector is valid, and bits behind the block's end are cleared.
     package static func load(
-        _ bytes: UnsafeRawBufferPointer, _ layout: SSDCacheLayout, index: Int, valid: UnsafeMutablePointer<UInt64>
+        _ bytes: UnsafeRawBufferPointer, _ layout: SSDCacheLayout, index: Int, valid: UnsafeMutablePointer<UInt64>,
+        dirty: UnsafeMutablePointer<UInt64>
     ) -> (block: UInt64, count: UInt16)? {
         let at = SSDCacheLayout.pageHeader + index * layout.recordBytes
         let r = ByteReader(RawSpan(_unsafeBytes: bytes))
         guard let key = try? r.load(UInt64.self, at: at), key > 0, let count = try? r.load(UInt16.self, at: at + 8) else { return nil }
         for word in 0..<(layout.bitmapBytes / 8) {
-            guard let bits = try? r.load(UInt64.self, at: at + 16 + word * 8) else { return nil }
-            valid[word] = bits
+            guard let bits = try? r.load(UInt64.self, at: at + 16 + word * 8),
+                let newer = try? r.load(UInt64.self, at: at + 16 + layout.bitmapBytes + word * 8)
+            else { return nil }
+            let inside: UInt64 = layout.blockSectors < 64 ? 1 << layout.blockSectors - 1 : .max
+            valid[word] = (bits | newer) & inside
+            dirty[word] = newer & inside
         }
         return (key - 1, count)
     }

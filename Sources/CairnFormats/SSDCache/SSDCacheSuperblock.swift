@@ -4,6 +4,7 @@ package import CairnCore
 ///
 ///     0   8  magic "cairnSSC"          8   4  version = 1            12  4  crc32c of all 4096 bytes, this field zero
 ///     16  8  compatible features       24  8  incompatible features  32  8  sequence of the superblock
+///            (none)                           bit 0: entries may be dirty
 ///     40  16 uuid of the cache         56  8  generation (of uses)   64  8  epoch (of entries)
 ///     72  1  state 0 clean 1 in use    73  1  mode 0 writethrough 1 readcache 2 writeback (information)
 ///     74  2  additional buckets probed 76  4  block size in sectors  80  4  slots per bucket = 16
@@ -12,7 +13,7 @@ package import CairnCore
 ///     120 8  bitmap offset             128 8  table offset           136 8  data offset
 ///     144 1  backing kind              152 8  its filesystem         160 8  inode   168 8 birth   176 128 name
 ///     304 1  close facts present       312 8  modification time, ns  320 4  crc of the first MiB  324 4 of the last
-///     328 64 label
+///     328 64 label                     392 8  dirty sectors at a clean close
 package struct SSDCacheSuperblock: Equatable, Sendable {
     package static let size = 4096
     package static let magic: UInt64 = 0x4353_536E_7269_6163  // "cairnSSC"
@@ -53,6 +54,10 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
     package var backing = Backing()
     package var closeFacts: CloseFacts?
     package var label = ""
+    /// Entries may hold what the backing does not: an incompatible feature, for who does not know it would lose data.
+    package var mayBeDirty = false
+    /// At a clean close; means nothing while in use.
+    package var dirtySectors: UInt64 = 0
 
     package init(uuid: [UInt8], layout: SSDCacheLayout, cacheSectors: UInt64, backingSectors: UInt64) {
         precondition(uuid.count == 16)
@@ -82,6 +87,7 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
         w.clear()
         w.store(Self.magic, at: 0)
         w.store(Self.version, at: 8)
+        w.store(UInt64(mayBeDirty ? 1 : 0), at: 24)
         w.store(sequence, at: 32)
         w.store(uuid, at: 40)
         w.store(generation, at: 56)
@@ -111,6 +117,7 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
             w.store(facts.lastMiB, at: 324)
         }
         w.store(text: label, at: 328, count: 64)
+        w.store(dirtySectors, at: 392)
         w.store(crc32c(UnsafeRawBufferPointer(bytes)), at: 12)
     }
 
@@ -126,7 +133,7 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
         let version = try r.load(UInt32.self, at: 8)
         guard version == Self.version else { throw .version(version) }
         let features = try r.load(UInt64.self, at: 24)
-        guard features == 0 else { throw .feature(features) }
+        guard features & ~1 == 0 else { throw .feature(features) }
         guard try r.load(UInt32.self, at: 80) == UInt32(SSDCacheLayout.slotsPerBucket) else { throw .field("slots per bucket") }
         guard try r.load(UInt32.self, at: 84) == 1, try r.load(UInt64.self, at: 88) == SSDCachePlacement.multiplier else {
             throw .field("hash")
@@ -161,6 +168,8 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
                 modified: try r.load(at: 312), firstMiB: try r.load(at: 320), lastMiB: try r.load(at: 324))
         }
         result.label = try r.text(at: 328, count: 64)
+        result.mayBeDirty = features & 1 == 1
+        result.dirtySectors = try r.load(at: 392)
         return result
     }
 

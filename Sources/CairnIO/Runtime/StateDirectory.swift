@@ -1,3 +1,4 @@
+import CCairn
 package import CairnEngine
 import Glibc
 
@@ -7,18 +8,14 @@ import Glibc
 ///     cairn-state 1
 ///     cache UUID
 ///     alone 0|1
+///     dirty 0|1
 ///
+/// A file that is a backing also says so itself: while the cache may hold data that it does not have, its extended attribute
+/// `user.cairn` is the cache's UUID (where the file system has such attributes).
 /// Order: the new content goes to a temporary file, is synced, takes the name, and the directory is synced, before the
 /// open it is about is answered. A crash leaves the old or the new record.
 package struct StateDirectory: Sendable {
-    package struct Record: Equatable {
-        package var cache: String
-        package var writtenAlone: Bool
-        package init(cache: String, writtenAlone: Bool) {
-            self.cache = cache
-            self.writtenAlone = writtenAlone
-        }
-    }
+    package typealias Record = BackingRecord
     package let path: String
 
     /// $CAIRN_STATE_DIR, else /var/lib/cairn for root, else $XDG_STATE_HOME/cairn, else ~/.local/state/cairn.
@@ -54,13 +51,15 @@ package struct StateDirectory: Sendable {
         let name = file(identity)
         guard let text = readSmallFile(name, limit: 4096) else {
             // There but unreadable: trust nothing.
-            return access(name, F_OK) == 0 ? Record(cache: "?", writtenAlone: true) : nil
+            return access(name, F_OK) == 0 ? Record(cache: "?", dirty: true, writtenAlone: true) : nil
         }
         let lines = text.split(separator: "\n")
         guard lines.count >= 3, lines[0] == "cairn-state 1", lines[1].hasPrefix("cache "), lines[2].hasPrefix("alone ") else {
-            return Record(cache: "?", writtenAlone: true)  // damaged: trust nothing
+            return Record(cache: "?", dirty: true, writtenAlone: true)  // damaged: trust nothing
         }
-        return Record(cache: String(lines[1].dropFirst(6)), writtenAlone: lines[2] != "alone 0")
+        // The first version had no fourth line, and no cache that could be dirty.
+        return Record(
+            cache: String(lines[1].dropFirst(6)), dirty: lines.count > 3 && lines[3] != "dirty 0", writtenAlone: lines[2] != "alone 0")
     }
 
     package func store(_ identity: DeviceIdentity, _ record: Record) throws(SystemError) {
@@ -68,7 +67,7 @@ package struct StateDirectory: Sendable {
         let name = file(identity)
         let temporary = name + ".new"
         let fd = try openFile(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, mode: 0o600)
-        let text = Array("cairn-state 1\ncache \(record.cache)\nalone \(record.writtenAlone ? 1 : 0)\n".utf8)
+        let text = Array("cairn-state 1\ncache \(record.cache)\nalone \(record.writtenAlone ? 1 : 0)\ndirty \(record.dirty ? 1 : 0)\n".utf8)
         let raw = fd.raw
         let written = try system("writing \(temporary)") { write(raw, text, text.count) }
         if written != text.count { throw SystemError("writing \(temporary)", ENOSPC) }
@@ -86,4 +85,21 @@ package struct StateDirectory: Sendable {
             if mkdir(built, 0o700) != 0 && errno != EEXIST && errno != EROFS { throw SystemError("making \(built)", errno) }
         }
     }
+}
+
+/// The cache that a file's extended attribute names, at most 64 bytes; nil when it has none.
+package func cacheAttribute(_ fd: Int32) -> String? {
+    var bytes = [UInt8](repeating: 0, count: 64)
+    let count = bytes.withUnsafeMutableBytes { fgetxattr(fd, "user.cairn", $0.baseAddress, $0.count) }
+    return count > 0 ? String(decoding: bytes[..<count], as: UTF8.self) : nil
+}
+
+/// Best effort: not every file system has extended attributes, and the record in the state directory is the one that counts.
+package func setCacheAttribute(_ fd: Int32, _ cache: String?) {
+    if let cache {
+        _ = Array(cache.utf8).withUnsafeBytes { fsetxattr(fd, "user.cairn", $0.baseAddress, $0.count, 0) }
+    } else {
+        _ = fremovexattr(fd, "user.cairn")
+    }
+    _ = fsync(fd)
 }

@@ -2,9 +2,10 @@ import CairnCore
 import CairnEngine
 import CairnFormats
 
-/// postsuspend: let background operations end, commit every page, look at the backing, write "clean" twice.
+/// postsuspend: let background operations end, commit every page, look at the backing, write "clean" twice. Dirty sectors may
+/// stay; the superblock and the record beside the backing say so.
 struct SSDCacheClosing {
-    enum Step { case committing, facts, identity, writeB, flushB, writeA, flushA }
+    enum Step { case committing, facts, identity, updating }
     var step = Step.committing
     var pending = 0
     var failed = false
@@ -18,7 +19,8 @@ extension SSDCacheTarget {
         if c.failed {
             return endClosing(TargetError("writing the cache's metadata failed; it stays marked as in use", status: .io), &actions)
         }
-        if activeOps > 0 || !ranges_.isEmpty || round != nil || commit != nil || !markQueue.isEmpty { return }
+        if activeOps > 0 || !ranges_.isEmpty || round != nil || commit != nil || !markQueue.isEmpty || !flushes.isEmpty { return }
+        if update != nil { return }  // a change of mode
         if pages.contains(where: \.stale) {
             startCommit(now, &actions)
             return  // without memory the timer tries again
@@ -57,38 +59,23 @@ extension SSDCacheTarget {
                 closing?.step = .identity
                 emit(.identify(backing.id), &actions)
             }
-        case .writeB: flush(.flushB, &actions)
-        case .flushB: write(.writeA, SSDCacheLayout.superblockA, &actions)
-        case .writeA: flush(.flushA, &actions)
-        case .flushA: endClosing(nil, &actions)
-        case .committing, .identity: break
+        case .committing, .identity, .updating: break
         }
     }
 
     func closingIdentified(_ identity: DeviceIdentity, _ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let c = closing else { return }
+        guard let c = closing, c.step == .identity else { return }
+        closing?.step = .updating
         superblock?.state = .clean
-        superblock?.sequence += 1
+        superblock?.mayBeDirty = slots.dirtySlots > 0
+        superblock?.dirtySectors = UInt64(slots.dirtySectors)
         superblock?.closeFacts = .init(modified: identity.modified, firstMiB: c.firstMiB, lastMiB: c.lastMiB)
-        write(.writeB, SSDCacheLayout.superblockB, &actions)
+        updateSuperblock(for: .close, now, &actions)
     }
 
-    private func write(_ step: SSDCacheClosing.Step, _ offset: UInt64, _ actions: inout ActionList) {
-        guard let superblock, let buffer = arena.allocate(4096, for: .metadata) else {
-            return endClosing(TargetError("there is no memory to close the cache", status: .noMemory), &actions)
-        }
-        superblock.encode(into: arena.bytes(buffer))
-        closing?.step = step
-        emit(
-            .submit(
-                SubOperation(
-                    device: cache.id, operation: .write, sector: Bytes(offset).sectors, count: Sectors(8), buffer: buffer,
-                    token: Token.make(Token.closing, 0))), &actions)
-    }
-
-    private func flush(_ step: SSDCacheClosing.Step, _ actions: inout ActionList) {
-        closing?.step = step
-        emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.closing, 0))), &actions)
+    func closed(_ step: SSDCacheSuperblockUpdate.Step, _ status: IOStatus, _ actions: inout ActionList) {
+        if status.isOK { return endClosing(nil, &actions) }
+        endClosing(TargetError("closing the cache failed (errno \(status.errno))", status: status), &actions)
     }
 
     private func endClosing(_ error: TargetError?, _ actions: inout ActionList) {

@@ -20,14 +20,21 @@ struct SSDCacheCommit {
         let page: Int
         let changes: UInt32
         let copy: UInt8
-        /// Slots the snapshot calls valid.
-        var valid: [Bool]
+        /// The page's place in the order of flushes that wait for it; 0 = none does.
+        let need: UInt64
+        /// For each slot: 1 = the snapshot has a clean sector, 2 = a dirty one.
+        var content: [UInt8]
     }
     var step = Step.flushing
     var items: [Item]
     var buffers: [Buffer]
     var pending = 0
     var failed = false
+    /// Flushes that arrived earlier are covered by its device flushes.
+    var startedAt: UInt64 = 0
+    var backingMark: UInt64 = 0
+    var cacheMark: UInt64 = 0
+    var oldestNeed: UInt64? { items.lazy.map(\.need).filter { $0 != 0 }.min() }
 }
 
 extension SSDCacheTarget {
@@ -96,7 +103,7 @@ extension SSDCacheTarget {
         for waiter in done.waiters {
             switch waiter {
             case .operation(let id): marked(id, status, now, &actions)
-            case .range(let piece): rangeMarked(piece, status, &actions)
+            case .range(let piece): rangeMarked(piece, status, now, &actions)
             }
         }
         armCommit(now, &actions)
@@ -149,19 +156,32 @@ extension SSDCacheTarget {
         guard commit == nil, superblock?.state == .inUse else { return }
         var items: [SSDCacheCommit.Item] = []
         var buffers: [Buffer] = []
-        for page in pages.indices where pages[page].stale {
+        // Those that a flush may wait for come first, in their order.
+        let needed = Array(needPages.prefix(Self.pagesPerCommit))
+        var chosen = needed
+        if flushes.isEmpty {
+            for page in pages.indices where pages[page].stale && pages[page].need == 0 {
+                if chosen.count == Self.pagesPerCommit { break }
+                chosen.append(page)
+            }
+        }
+        for page in chosen {
             guard let buffer = arena.allocate(4096, for: .metadata) else { break }
             buffers.append(buffer)
             items.append(snapshot(page, buffer))
-            if items.count == Self.pagesPerCommit { break }
         }
+        needPages.removeFirst(min(needed.count, items.count))
         if items.isEmpty {
             if pages.contains(where: \.stale) { armCommit(now, &actions) }
             return
         }
         tally.commits += 1
-        commit = SSDCacheCommit(items: items, buffers: buffers, pending: 2)
-        for device in [backing.id, cache.id] {
+        // The backing is flushed only if it was written: its flush is what a write-back cache saves.
+        let devices = backingWrites.isDurable ? [cache.id] : [backing.id, cache.id]
+        commit = SSDCacheCommit(
+            items: items, buffers: buffers, pending: devices.count, startedAt: needClock, backingMark: backingWrites.mark,
+            cacheMark: cacheWrites.mark)
+        for device in devices {
             emit(.submit(SubOperation(device: device, operation: .flush, token: Token.make(Token.commit, 0))), &actions)
         }
     }
@@ -172,16 +192,23 @@ extension SSDCacheTarget {
         pageSequence += 1
         let bytes = arena.bytes(buffer), perPage = Int(layout.slotsPerPage), base = page * perPage
         SSDCacheEntryPage.begin(
-            bytes, uuid: superblock.uuid, epoch: superblock.epoch, sequence: superblock.generation << 32 | pageSequence, page: UInt64(page))
-        var valid = [Bool](repeating: false, count: perPage)
+            bytes, uuid: superblock.uuid, epoch: superblock.epoch, sequence: pageSequence, page: UInt64(page))
+        var content = [UInt8](repeating: 0, count: perPage)
+        let copy = pages[page].nextCopy
         for i in 0..<min(perPage, slots.count - base) where slots.keys[base + i] != 0 && !slots.isEmpty(base + i) {
-            valid[i] = true
-            slots.onDisk[base + i] = true
+            let slot = base + i
+            if slots.hasClean(slot) { content[i] |= 1 }
+            if slots.isDirty(slot) { content[i] |= 2 }
+            if content[i] & 1 != 0 { slots.flags[slot] |= SSDCacheSlots.cleanOnDisk }
+            if content[i] & 2 != 0 { slots.flags[slot] |= SSDCacheSlots.dirtyOnDisk[Int(copy)] }
             SSDCacheEntryPage.store(
-                bytes, layout, index: i, block: slots.keys[base + i] - 1, count: slots.uses[base + i], valid: slots.words(of: base + i))
+                bytes, layout, index: i, block: slots.keys[slot] - 1, count: slots.uses[slot], valid: slots.valid + slot * slots.words,
+                dirty: slots.dirty + slot * slots.words)
         }
         SSDCacheEntryPage.seal(bytes)
-        return SSDCacheCommit.Item(page: page, changes: pages[page].changes, copy: pages[page].nextCopy, valid: valid)
+        let need = pages[page].need
+        pages[page].need = 0
+        return SSDCacheCommit.Item(page: page, changes: pages[page].changes, copy: copy, need: need, content: content)
     }
 
     func commitDone(_ value: UInt64, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -191,6 +218,8 @@ extension SSDCacheTarget {
         if current.failed { return endCommit(false, now, &actions) }
         switch current.step {
         case .flushing:
+            backingWrites.flushed(current.backingMark)
+            cacheWrites.flushed(current.cacheMark)
             commit?.step = .writingPages
             commit?.pending = current.items.count
             tally.metadataBytes += UInt64(current.items.count) * 4096
@@ -218,10 +247,9 @@ extension SSDCacheTarget {
         for item in current.items {
             pages[item.page].nextCopy = 1 - item.copy
             pages[item.page].damaged &= ~(1 << item.copy)
+            let lags = settle(item)
             guard pages[item.page].changes == item.changes else { continue }
-            let base = item.page * Int(layout.slotsPerPage)
-            for (i, valid) in item.valid.enumerated() where base + i < slots.count { slots.onDisk[base + i] = valid }
-            pages[item.page].stale = pages[item.page].damaged != 0
+            pages[item.page].stale = pages[item.page].damaged != 0 || lags
             if pages[item.page].inDoubt { settled.append(item.page) }
         }
         if settled.isEmpty { return endCommit(true, now, &actions) }
@@ -246,6 +274,22 @@ extension SSDCacheTarget {
         }
     }
 
+    /// What the disk says of the page's slots now. True when only the other copy still calls some of them dirty: it must
+    /// follow before they can be reused, or a rotten page would bring back what was written back long ago.
+    private func settle(_ item: SSDCacheCommit.Item) -> Bool {
+        let base = item.page * Int(layout.slotsPerPage)
+        let mine = SSDCacheSlots.dirtyOnDisk[Int(item.copy)], others = SSDCacheSlots.dirtyOnDisk[1 - Int(item.copy)]
+        var lags = false
+        for (i, content) in item.content.enumerated() where base + i < slots.count {
+            var flags = slots.flags[base + i] & ~(SSDCacheSlots.cleanOnDisk | mine)
+            if content & 1 != 0 { flags |= SSDCacheSlots.cleanOnDisk }
+            if content & 2 != 0 { flags |= mine }
+            if content & 2 == 0 && flags & others != 0 { lags = true }
+            slots.flags[base + i] = flags
+        }
+        return lags
+    }
+
     private func endCommit(_ good: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard let current = commit else { return }
         for buffer in current.buffers { arena.release(buffer) }
@@ -255,6 +299,8 @@ extension SSDCacheTarget {
             tally.cacheErrors += 1
             closing?.failed = true
         }
+        // Once the pages are durable the rest of a commit is housekeeping.
+        commitEnded(current, good: good || current.step == .clearing, now, &actions)
         if pages.contains(where: \.stale) { armCommit(now, &actions) }
     }
 }

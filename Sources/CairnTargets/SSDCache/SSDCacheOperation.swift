@@ -5,7 +5,11 @@ import CairnFormats
 /// A piece of a request on one block. Operations of a block form a chain in order of arrival: each owns its sectors, so
 /// a late end can never undo what a later operation did.
 struct SSDCacheOperation {
-    enum Phase { case free, waiting, readingCache, readingBacking, marking, populating, writing }
+    enum Phase {
+        case free, waiting, readingCache, readingBacking, readingBoth, marking, populating, writing
+        /// Of the cleaner: dirty sectors are read from the cache, written to the backing.
+        case fetching, cleaning
+    }
     var phase = Phase.free
     var isWrite = false
     var piece: Piece
@@ -22,6 +26,11 @@ struct SSDCacheOperation {
     var answered = false
     /// A write that also goes to the slot.
     var copies = false
+    /// A write that goes to the slot only and leaves it dirty.
+    var leavesDirty = false
+    /// The cleaner's buffer and the runs of dirty sectors in it.
+    var buffer = Buffer.none
+    var runs: [Swift.Range<Int>] = []
     var retained = false
     var pending = 0
     var failed = false
@@ -49,7 +58,7 @@ extension SSDCacheTarget {
 
     func arrived(_ piece: Piece, _ now: Nanoseconds, _ actions: inout ActionList) {
         switch piece.operation {
-        case .flush: emit(.remap(piece.id, backing.id, .zero), &actions)
+        case .flush: flushArrived(piece, now, &actions)
         case .discard, .writeZeroes:
             ranges_.append(SSDCacheRange(piece: piece))
             startRanges(now, &actions)
@@ -67,11 +76,17 @@ extension SSDCacheTarget {
         op.first = Int(piece.sector.count % layout.blockSectors)
         op.count = Int(piece.count.count)
         op.phase = .waiting
+        cleaner.lastRequest = now
+        tryStart(add(op), now, &actions)
+    }
+
+    /// The operation becomes the last of its block's chain.
+    func add(_ op: SSDCacheOperation) -> Int32 {
         let id = freeOps.popLast() ?? Int32(ops.count)
         if Int(id) == ops.count { ops.append(op) } else { ops[Int(id)] = op }
         activeOps += 1
-        append(id, to: block)
-        tryStart(id, now, &actions)
+        append(id, to: op.block)
+        return id
     }
 
     private func append(_ id: Int32, to block: UInt64) {
@@ -94,11 +109,9 @@ extension SSDCacheTarget {
             let other = ops[Int(earlier)]
             if op.overlaps(other) {
                 if op.isWrite {
-                    if other.isWrite || other.phase == .populating || other.phase == .readingCache || other.phase == .marking {
-                        ops[Int(id)].waited = true
-                        busy = true
-                    } else {
-                        ops[Int(earlier)].stale = true
+                    switch other.phase {
+                    case .populating, .readingCache, .readingBoth, .marking, .fetching, .cleaning: busy = true
+                    default: if other.isWrite { busy = true } else { ops[Int(earlier)].stale = true }
                     }
                 } else if other.isWrite || other.phase == .populating || other.phase == .marking {
                     busy = true
@@ -106,7 +119,8 @@ extension SSDCacheTarget {
             }
             earlier = other.next
         }
-        if op.isWrite { if !busy { startWrite(id, now, &actions) } } else { startRead(id, busy: busy, &actions) }
+        if !op.isWrite { return startRead(id, busy: busy, &actions) }
+        if busy { ops[Int(id)].waited = true } else { startWrite(id, now, &actions) }
     }
 
     // MARK: Lookup
@@ -127,7 +141,7 @@ extension SSDCacheTarget {
         var bucket = placement.first(block)
         for probe in 0...settings.associativity {
             let base = Int(bucket) * 16
-            for slot in base..<(base + 16) where slots.references[slot] == 0 {
+            for slot in base..<(base + 16) where slots.isReusable(slot) {
                 if slots.keys[slot] == 0 { return take(slot, block) }
                 if mayEvict, victim.map({ isBetterVictim(slot, $0) }) ?? true { victim = slot }
             }
@@ -172,13 +186,17 @@ extension SSDCacheTarget {
         let page = page(of: slot)
         pages[page].changes &+= 1
         pages[page].stale = true
+        // A copy on disk calls something of the slot dirty that may be outdated now.
+        if slots.flags[slot] & SSDCacheSlots.dirtyInAnyCopy != 0 { needsCommit(page) }
     }
 
     /// Must the doubt bit be set before this slot's content, or the backing under it, changes?
-    func needsMark(_ slot: Int) -> Bool { slots.onDisk[slot] && !pages[page(of: slot)].inDoubt }
+    func needsMark(_ slot: Int) -> Bool {
+        slots.flags[slot] & SSDCacheSlots.cleanOnDisk != 0 && !pages[page(of: slot)].inDoubt
+    }
 
-    private func place(_ op: SSDCacheOperation) -> Sectors {
-        Bytes(layout.dataOffset(slot: UInt64(op.slot))).sectors + Sectors(UInt64(op.first))
+    func place(_ slot: Int32, _ sector: Int) -> Sectors {
+        Bytes(layout.dataOffset(slot: UInt64(slot))).sectors + Sectors(UInt64(sector))
     }
 
     // MARK: Read
@@ -187,6 +205,10 @@ extension SSDCacheTarget {
         let op = ops[Int(id)]
         let found = find(op.block)
         if busy {
+            if let slot = found, slots.hasDirty(slot, op.first, op.count) {
+                ops[Int(id)].waited = true  // the backing has older data: when the others have ended, the cache has it all
+                return
+            }
             tally.readBusy += 1
             ops[Int(id)].stale = true
         } else if let slot = found, slots.isValid(slot, op.first, op.count) {
@@ -195,13 +217,54 @@ extension SSDCacheTarget {
             slots.references[slot] += 1
             ops[Int(id)].slot = Int32(slot)
             ops[Int(id)].phase = .readingCache
-            return emit(.remapNotify(op.piece.id, cache.id, place(ops[Int(id)]), tag: UInt32(id)), &actions)
+            return emit(.remapNotify(op.piece.id, cache.id, place(Int32(slot), op.first), tag: UInt32(id)), &actions)
+        } else if let slot = found, slots.hasDirty(slot, op.first, op.count) {
+            tally.readInvalid += 1
+            return readBoth(id, slot, &actions)
         } else if found != nil {
             tally.readInvalid += 1
         } else {
             tally.readMiss += 1
         }
         readBacking(id, &actions)
+    }
+
+    /// A range of which the cache has some sectors, dirty ones among them: each part from where it is right (D-06).
+    private func readBoth(_ id: Int32, _ slot: Int, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        slots.references[slot] += 1
+        ops[Int(id)].slot = Int32(slot)
+        ops[Int(id)].phase = .readingBoth
+        let cached = slots.validRuns(slot, op.first, op.count)
+        var parts: [(run: Swift.Range<Int>, device: DeviceID, sector: Sectors)] = []
+        var at = op.first
+        for run in cached + [op.first + op.count..<op.first + op.count] {
+            if at < run.lowerBound {
+                parts.append((at..<run.lowerBound, backing.id, op.piece.sector + Sectors(UInt64(at - op.first))))
+            }
+            if !run.isEmpty { parts.append((run, cache.id, place(Int32(slot), run.lowerBound))) }
+            at = run.upperBound
+        }
+        ops[Int(id)].pending = parts.count
+        for part in parts {
+            let buffer = op.piece.buffer.slice(from: (part.run.lowerBound - op.first) * 512, length: part.run.count * 512)
+            emit(
+                .submit(
+                    SubOperation(
+                        device: part.device, operation: .read, sector: part.sector, count: Sectors(UInt64(part.run.count)), buffer: buffer,
+                        token: Token.make(Token.operation, UInt64(id) << 1 | (part.device == cache.id ? 1 : 0)))), &actions)
+        }
+    }
+
+    private func bothRead(_ id: Int32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if !status.isOK { ops[Int(id)].failed = true }
+        ops[Int(id)].pending -= 1
+        let op = ops[Int(id)]
+        if op.pending > 0 { return }
+        slots.references[Int(op.slot)] -= 1
+        ops[Int(id)].slot = -1
+        emit(.complete(op.piece.id, op.failed ? .io : .ok), &actions)
+        finish(id, now, &actions)
     }
 
     private func readBacking(_ id: Int32, _ actions: inout ActionList) {
@@ -211,7 +274,7 @@ extension SSDCacheTarget {
 
     func lowerEnded(_ piece: Piece, _ tag: UInt32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         if tag == .max {
-            rangeEnded(piece, status, &actions)
+            rangeEnded(piece, status, now, &actions)
         } else if ops[Int(tag)].phase == .readingCache {
             cacheReadEnded(Int32(tag), status, now, &actions)
         } else {
@@ -229,8 +292,14 @@ extension SSDCacheTarget {
             emit(.complete(op.piece.id, .ok), &actions)
             return finish(id, now, &actions)
         }
-        // The backing has the same: drop the sectors, read there.
         tally.cacheErrors += 1
+        if slots.hasDirty(slot, op.first, op.count) {
+            // Only the cache had this. The entry is kept: an admin may get it back by other means.
+            noteUnreadable(slot, &actions)
+            emit(.complete(op.piece.id, status), &actions)
+            return finish(id, now, &actions)
+        }
+        // The backing has the same: drop the sectors, read there.
         slots.clear(slot, op.first, op.count)
         changed(slot)
         armCommit(now, &actions)
@@ -280,7 +349,8 @@ extension SSDCacheTarget {
         emit(
             .submit(
                 SubOperation(
-                    device: cache.id, operation: .write, sector: place(op), count: Sectors(UInt64(op.count)), buffer: op.piece.buffer,
+                    device: cache.id, operation: .write, sector: place(op.slot, op.first), count: Sectors(UInt64(op.count)),
+                    buffer: op.piece.buffer,
                     token: Token.make(Token.operation, UInt64(id) << 1 | 1))), &actions)
     }
 
@@ -290,13 +360,15 @@ extension SSDCacheTarget {
         let op = ops[Int(id)]
         var slot = find(op.block)
         var copies = settings.mode == .writethrough
+        if settings.mode == .writeback || slot.map({ slots.hasDirty($0, op.first, op.count) }) ?? false {
+            if slot == nil { slot = placeForWrite(op.block) } else { countBusyOrInvalid(op) }
+            if let slot { return startWriteBack(id, slot, now, &actions) }
+            wantsRoom(now, &actions)
+            return write(id, &actions)
+        }
         if let slot {
-            if op.waited && settings.mode == .writethrough {
-                if settings.queueBusy { tally.writeBusy += 1 } else { tally.writeCancel += 1 }
-                copies = settings.queueBusy
-            } else {
-                tally.writeInvalid += 1
-            }
+            countBusyOrInvalid(op)
+            if op.waited && copies { copies = settings.queueBusy }
             slots.clear(slot, op.first, op.count)
             changed(slot)
         } else if copies {
@@ -319,12 +391,38 @@ extension SSDCacheTarget {
         write(id, &actions)
     }
 
+    private func countBusyOrInvalid(_ op: SSDCacheOperation) {
+        if op.waited && settings.mode != .readcache {
+            if settings.queueBusy { tally.writeBusy += 1 } else { tally.writeCancel += 1 }
+        } else {
+            tally.writeInvalid += 1
+        }
+    }
+
+    /// The write goes to the slot only. Until it has ended the slot's clean sectors in its range count for nothing.
+    private func startWriteBack(_ id: Int32, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        slots.clearClean(slot, op.first, op.count)
+        slots.references[slot] += 1
+        ops[Int(id)].slot = Int32(slot)
+        ops[Int(id)].leavesDirty = true
+        if needsMark(slot) {
+            changed(slot)
+            ops[Int(id)].phase = .marking
+            markQueue.append(.operation(id))
+            markPages.append(page(of: slot))
+            return startMarkRound(now, &actions)
+        }
+        write(id, &actions)
+    }
+
     private func placeForWrite(_ block: UInt64) -> Int? {
         if settings.skipWriteInsert && !bucketExists[Int(placement.first(block))] {
             tally.writeSkip += 1
             return nil
         }
-        if let slot = allocate(block, mayEvict: settings.evictOnWrite) {
+        // What is not cached in write-back mode costs the backing's time: writes always may evict there.
+        if let slot = allocate(block, mayEvict: settings.evictOnWrite || settings.mode == .writeback) {
             tally.writeMiss += 1
             return slot
         }
@@ -336,15 +434,17 @@ extension SSDCacheTarget {
         let op = ops[Int(id)]
         ops[Int(id)].phase = .writing
         ops[Int(id)].pending = op.copies ? 2 : 1
-        if op.copies {
+        if op.copies || op.leavesDirty {
             arena.retain(op.piece.buffer)
             ops[Int(id)].retained = true
             emit(
                 .submit(
                     SubOperation(
-                        device: cache.id, operation: .write, sector: place(op), count: Sectors(UInt64(op.count)), buffer: op.piece.buffer,
+                        device: cache.id, operation: .write, sector: place(op.slot, op.first), count: Sectors(UInt64(op.count)),
+                        buffer: op.piece.buffer,
                         token: Token.make(Token.operation, UInt64(id) << 1 | 1))), &actions)
         }
+        if op.leavesDirty { return }
         emit(
             .submit(
                 SubOperation(
@@ -369,18 +469,56 @@ extension SSDCacheTarget {
     // MARK: Ends
 
     func operationDone(_ id: Int32, cacheSide: Bool, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        if !status.isOK { ops[Int(id)].failed = true }
         if cacheSide && !status.isOK { tally.cacheErrors += 1 }
+        switch ops[Int(id)].phase {
+        case .fetching, .cleaning: return cleanStepDone(id, status, now, &actions)
+        case .readingBoth: return bothRead(id, status, now, &actions)
+        default: break
+        }
+        if ops[Int(id)].isWrite && !cacheSide { backingWrites.wrote() }
+        if ops[Int(id)].leavesDirty { return writtenBack(id, status, now, &actions) }
+        if !status.isOK { ops[Int(id)].failed = true }
         ops[Int(id)].pending -= 1
         if !cacheSide {
             ops[Int(id)].answered = true
-            emit(.complete(ops[Int(id)].piece.id, status), &actions)
+            answer(ops[Int(id)], status, now, &actions)
         }
         if ops[Int(id)].pending > 0 { return }
         let op = ops[Int(id)]
         if !op.isWrite && !op.failed { tally.populated += 1 }
         let good = !op.failed && !op.stale && (op.copies || !op.isWrite)
         if op.slot >= 0 { endOnSlot(id, valid: good, now, &actions) } else { finish(id, now, &actions) }
+    }
+
+    /// FUA is durable on the backing already; what the cache's pages say otherwise must be durable, too.
+    private func answer(_ op: SSDCacheOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if status.isOK && op.isWrite && op.piece.flags.contains(.fua) && !backingIsAll {
+            addFlush(op.piece.id, now, &actions)
+        } else {
+            emit(.complete(op.piece.id, status), &actions)
+        }
+    }
+
+    /// A write to the slot only has ended. The entry on disk follows by the next flush or commit.
+    private func writtenBack(_ id: Int32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)], slot = Int(op.slot)
+        cacheWrites.wrote()
+        // After a failed write its sectors hold the old or the new content, like a disk's: what was dirty stays so.
+        if status.isOK {
+            tally.writtenBack += UInt64(op.count)
+            if slots.setDirty(slot, op.first, op.count) {
+                pages[page(of: slot)].changes &+= 1
+                needsCommit(page(of: slot))
+                armCommit(now, &actions)
+            }
+        }
+        answer(op, status, now, &actions)
+        slots.touch(slot)
+        slots.references[slot] -= 1
+        if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
+        finish(id, now, &actions)
+        armCleaner(now, &actions)
+        if closing == nil { pumpCleaner(now, &actions) }
     }
 
     /// The operation lets go of its slot; `valid`: its sectors now equal the backing.
@@ -396,7 +534,7 @@ extension SSDCacheTarget {
     }
 
     /// Take the operation out of its chain and start what waited for it.
-    private func finish(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
+    func finish(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
         let op = ops[Int(id)]
         if op.retained { arena.release(op.piece.buffer) }
         if index[op.block] == id {
@@ -456,25 +594,46 @@ extension SSDCacheTarget {
                 mark = true
                 markPages.append(page(of: slot))
             }
-            slots.clear(slot, Int(low - block * size), Int(high - low))
+            // What only the cache has is given up when the backing has done its part.
+            slots.clearClean(slot, Int(low - block * size), Int(high - low))
             changed(slot)
             if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
         }
         return mark
     }
 
+    /// The backing has done the range: dirty sectors there are outdated, here and (by the next flush) on disk.
+    private func dropDirty(_ piece: Piece) {
+        if slots.dirtySlots == 0 { return }
+        let size = layout.blockSectors, first = piece.sector.count, end = first + piece.count.count
+        for block in (first / size)...((end - 1) / size) {
+            guard let slot = find(block), slots.isDirty(slot) else { continue }
+            let low = max(first, block * size), high = min(end, (block + 1) * size)
+            slots.clear(slot, Int(low - block * size), Int(high - low))
+            changed(slot)
+            needsCommit(page(of: slot))
+            if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
+        }
+    }
+
     func sendRange(_ piece: Piece, _ actions: inout ActionList) {
         emit(.remapNotify(piece.id, backing.id, piece.sector, tag: .max), &actions)
     }
 
-    func rangeMarked(_ id: PieceID, _ status: IOStatus, _ actions: inout ActionList) {
+    func rangeMarked(_ id: PieceID, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard let range = ranges_.first(where: { $0.piece.id == id }) else { return }
-        if status.isOK { sendRange(range.piece, &actions) } else { rangeEnded(range.piece, status, &actions) }
+        if status.isOK { sendRange(range.piece, &actions) } else { rangeEnded(range.piece, status, now, &actions) }
     }
 
-    private func rangeEnded(_ piece: Piece, _ status: IOStatus, _ actions: inout ActionList) {
-        emit(.complete(piece.id, status), &actions)
+    private func rangeEnded(_ piece: Piece, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        backingWrites.wrote()
+        if status.isOK { dropDirty(piece) }
+        if status.isOK && piece.flags.contains(.fua) && !backingIsAll {
+            addFlush(piece.id, now, &actions)
+        } else {
+            emit(.complete(piece.id, status), &actions)
+        }
         ranges_.removeAll { $0.piece.id == piece.id }
-        for id in ops.indices where ops[id].phase == .waiting { tryStart(Int32(id), .zero, &actions) }
+        for id in ops.indices where ops[id].phase == .waiting { tryStart(Int32(id), now, &actions) }
     }
 }

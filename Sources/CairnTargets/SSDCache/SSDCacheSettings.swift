@@ -3,7 +3,16 @@ import CairnFormats
 
 /// The words of an ssdcache table line behind its two devices (spec of dm-ssdcache 1.1.0, its parsing errors mended).
 struct SSDCacheSettings: Equatable {
-    enum Mode: UInt8 { case writethrough = 0, readcache = 1 }
+    enum Mode: UInt8 {
+        case writethrough = 0, readcache = 1, writeback = 2
+        var name: String {
+            switch self {
+            case .writethrough: "writethrough"
+            case .readcache: "readcache"
+            case .writeback: "writeback"
+            }
+        }
+    }
     enum Strategy: Equatable { case ours, lru, lfu }
 
     var blockSectors: UInt64 = 256
@@ -13,6 +22,7 @@ struct SSDCacheSettings: Equatable {
     var strategy = Strategy.ours
     var asyncLookup = false, queueBusy = false, disableWriteback = false
     var skipWriteInsert = false, evictOnWrite = false, preload = false
+    var tunables = SSDCacheTunables()
 
     init(_ words: ArraySlice<TableWord>) throws(TargetError) {
         var left = words.map { $0.text.lowercased() }[...]
@@ -30,9 +40,7 @@ struct SSDCacheSettings: Equatable {
                 associativity = n
             case "writethrough": mode = .writethrough
             case "readcache": mode = .readcache
-            case "writeback":
-                throw TargetError(
-                    "writeback is not available in this version", hint: "use writethrough or readcache; nothing was changed")
+            case "writeback": mode = .writeback
             case "options": try options(&left)
             default: throw TargetError("Invalid argument", hint: "ssdcache does not know the word \"\(word)\"")
             }
@@ -73,8 +81,18 @@ struct SSDCacheSettings: Equatable {
         if evictOnWrite { options.append("evict_on_write") }
         if preload { options.append("cmd_preload") }
         let tail = options.isEmpty ? "" : " options \(options.count) " + options.joined(separator: " ")
-        return "blocksize \(blockSectors) \(mode == .writethrough ? "writethrough" : "readcache") assoc \(associativity)" + tail
+        return "blocksize \(blockSectors) \(mode.name) assoc \(associativity)" + tail
     }
+}
+
+/// What a message may change while the cache works. Not part of the table line.
+struct SSDCacheTunables: Equatable {
+    /// Percent of the slots: above `dirtyHigh` the cleaner works until below `dirtyLow`.
+    var dirtyHigh = 60, dirtyLow = 40
+    /// Milliseconds without a request after which the cleaner works.
+    var cleanIdle: UInt64 = 1000
+    /// MiB per second that the cleaner writes; 0 = as fast as the devices are.
+    var cleanRate: UInt64 = 0
 }
 
 /// The original's counters, and ours behind them.
@@ -84,5 +102,7 @@ struct SSDCacheCounters {
     var writeDone: UInt64 = 0, writeSkip: UInt64 = 0, lookupBusy: UInt64 = 0
     var bypassed: UInt64 = 0, evictions: UInt64 = 0, populateCancelled: UInt64 = 0, bioCancelled: UInt64 = 0
     var cacheErrors: UInt64 = 0, droppedAtOpen: UInt64 = 0, loadedAtOpen: UInt64 = 0
+    /// Sectors written to the slot only, and sectors written back from there.
+    var writtenBack: UInt64 = 0, cleaned: UInt64 = 0, cleanErrors: UInt64 = 0, unreadable: UInt64 = 0
     var commits: UInt64 = 0, metadataBytes: UInt64 = 0, marks: UInt64 = 0, populated: UInt64 = 0
 }

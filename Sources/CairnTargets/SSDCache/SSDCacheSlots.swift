@@ -1,6 +1,6 @@
 import CairnFormats
 
-/// The entries in memory: parallel arrays, one element per slot, about 50 bytes at 128 KiB blocks.
+/// The entries in memory: parallel arrays, one element per slot, 81 bytes at 128 KiB blocks.
 final class SSDCacheSlots {
     let layout: SSDCacheLayout
     let count: Int
@@ -9,13 +9,26 @@ final class SSDCacheSlots {
     let keys: UnsafeMutablePointer<UInt64>
     /// Validity of each sector, `words` words per slot.
     let valid: UnsafeMutablePointer<UInt64>
+    /// Sectors that are newer than the backing; always valid, too.
+    let dirty: UnsafeMutablePointer<UInt64>
     let uses: UnsafeMutablePointer<UInt16>
     let times: UnsafeMutablePointer<UInt32>
     /// Operations that rely on the slot: it is not reused while they last.
     let references: UnsafeMutablePointer<UInt16>
-    /// The entry page on disk may say that this slot holds something valid.
-    let onDisk: UnsafeMutablePointer<Bool>
+    /// What the entry pages on disk may say of the slot, and what is known of it.
+    let flags: UnsafeMutablePointer<UInt8>
+    /// Some sector stands on disk as valid and clean.
+    static let cleanOnDisk: UInt8 = 1
+    /// Copy 0, copy 1 of the page says that some sector is dirty.
+    static let dirtyOnDisk: [UInt8] = [2, 4]
+    static let dirtyInAnyCopy: UInt8 = 6
+    /// Some sector is dirty.
+    static let isDirty: UInt8 = 8
+    /// Dirty sectors could not be read.
+    static let unreadable: UInt8 = 16
     private(set) var used = 0
+    private(set) var dirtySlots = 0
+    private(set) var dirtySectors = 0
     private var clock: UInt32 = 0
 
     init(_ layout: SSDCacheLayout) {
@@ -26,25 +39,52 @@ final class SSDCacheSlots {
         keys.initialize(repeating: 0, count: count)
         valid = .allocate(capacity: count * words)
         valid.initialize(repeating: 0, count: count * words)
+        dirty = .allocate(capacity: count * words)
+        dirty.initialize(repeating: 0, count: count * words)
         uses = .allocate(capacity: count)
         uses.initialize(repeating: 0, count: count)
         times = .allocate(capacity: count)
         times.initialize(repeating: 0, count: count)
         references = .allocate(capacity: count)
         references.initialize(repeating: 0, count: count)
-        onDisk = .allocate(capacity: count)
-        onDisk.initialize(repeating: false, count: count)
+        flags = .allocate(capacity: count)
+        flags.initialize(repeating: 0, count: count)
+    }
+    /// The same entries, used by nobody.
+    func copy() -> SSDCacheSlots {
+        let other = SSDCacheSlots(layout)
+        other.keys.update(from: keys, count: count)
+        other.valid.update(from: valid, count: count * words)
+        other.dirty.update(from: dirty, count: count * words)
+        other.uses.update(from: uses, count: count)
+        other.times.update(from: times, count: count)
+        other.flags.update(from: flags, count: count)
+        other.used = used
+        other.dirtySlots = dirtySlots
+        other.dirtySectors = dirtySectors
+        other.clock = clock
+        return other
     }
     deinit {
         keys.deallocate()
         valid.deallocate()
+        dirty.deallocate()
         uses.deallocate()
         times.deallocate()
         references.deallocate()
-        onDisk.deallocate()
+        flags.deallocate()
     }
 
-    func words(of slot: Int) -> UnsafeMutablePointer<UInt64> { valid + slot * words }
+    /// Some sector is valid and not dirty.
+    func hasClean(_ slot: Int) -> Bool {
+        for word in 0..<words where valid[slot * words + word] & ~dirty[slot * words + word] != 0 { return true }
+        return false
+    }
+    /// The slot may be given to another block: nobody uses it, and it is dirty neither here nor in a copy on disk.
+    func isReusable(_ slot: Int) -> Bool {
+        references[slot] == 0 && flags[slot] & (Self.isDirty | Self.dirtyInAnyCopy) == 0
+    }
+    func isDirty(_ slot: Int) -> Bool { flags[slot] & Self.isDirty != 0 }
 
     func assign(_ slot: Int, block: UInt64) {
         if keys[slot] == 0 { used += 1 }
@@ -80,8 +120,97 @@ final class SSDCacheSlots {
     func set(_ slot: Int, _ first: Int, _ count: Int) {
         for word in (first / 64)...((first + count - 1) / 64) { valid[slot * words + word] |= mask(word, first, count) }
     }
+    /// Forget these sectors, dirty ones too.
     func clear(_ slot: Int, _ first: Int, _ count: Int) {
+        setClean(slot, first, count)
         for word in (first / 64)...((first + count - 1) / 64) where word < words { valid[slot * words + word] &= ~mask(word, first, count) }
+    }
+    /// Forget those of these sectors that are not dirty.
+    func clearClean(_ slot: Int, _ first: Int, _ count: Int) {
+        for word in (first / 64)...((first + count - 1) / 64) where word < words {
+            valid[slot * words + word] &= ~mask(word, first, count) | dirty[slot * words + word]
+        }
+    }
+    func hasDirty(_ slot: Int, _ first: Int, _ count: Int) -> Bool {
+        if !isDirty(slot) { return false }
+        for word in (first / 64)...((first + count - 1) / 64) where dirty[slot * words + word] & mask(word, first, count) != 0 {
+            return true
+        }
+        return false
+    }
+    /// These sectors are valid and newer than the backing. True when some of them were not dirty before.
+    func setDirty(_ slot: Int, _ first: Int, _ count: Int) -> Bool {
+        var added = 0
+        for word in (first / 64)...((first + count - 1) / 64) {
+            let at = slot * words + word, m = mask(word, first, count)
+            added += (m & ~dirty[at]).nonzeroBitCount
+            dirty[at] |= m
+            valid[at] |= m
+        }
+        noteDirty(slot, added)
+        return added > 0
+    }
+    /// These sectors equal the backing now (or are to be forgotten).
+    func setClean(_ slot: Int, _ first: Int, _ count: Int) {
+        if !isDirty(slot) { return }
+        var gone = 0, left = false
+        for word in 0..<words {
+            let at = slot * words + word, m = mask(word, first, count)
+            gone += (m & dirty[at]).nonzeroBitCount
+            dirty[at] &= ~m
+            left = left || dirty[at] != 0
+        }
+        dirtySectors -= gone
+        if !left {
+            flags[slot] &= ~(Self.isDirty | Self.unreadable)
+            dirtySlots -= 1
+        }
+    }
+    private func noteDirty(_ slot: Int, _ added: Int) {
+        dirtySectors += added
+        if added > 0 && !isDirty(slot) {
+            flags[slot] |= Self.isDirty
+            dirtySlots += 1
+        }
+    }
+    /// As read from disk: the bitmaps of a slot that has just been assigned.
+    func load(_ slot: Int, valid newValid: [UInt64], dirty newDirty: [UInt64]) {
+        var added = 0
+        for word in 0..<words {
+            valid[slot * words + word] = newValid[word]
+            dirty[slot * words + word] = newDirty[word]
+            added += newDirty[word].nonzeroBitCount
+        }
+        noteDirty(slot, added)
+    }
+    /// Runs of sectors that are to be written back: each begins and ends with a dirty sector and holds only valid ones.
+    func dirtyRuns(_ slot: Int) -> [Range<Int>] {
+        runs(slot) { self.bit(self.dirty, slot, $0) ? .in : self.bit(self.valid, slot, $0) ? .bridge : .out }
+    }
+    /// The parts of a range that are valid, in order.
+    func validRuns(_ slot: Int, _ first: Int, _ count: Int) -> [Range<Int>] {
+        runs(slot) { $0 >= first && $0 < first + count && self.bit(self.valid, slot, $0) ? .in : .out }
+    }
+    private enum Belonging { case `in`, bridge, out }
+    private func bit(_ map: UnsafeMutablePointer<UInt64>, _ slot: Int, _ sector: Int) -> Bool {
+        map[slot * words + sector / 64] >> UInt64(sector % 64) & 1 == 1
+    }
+    private func runs(_ slot: Int, _ belongs: (Int) -> Belonging) -> [Range<Int>] {
+        var result: [Range<Int>] = []
+        var start: Int?
+        var end = 0
+        for sector in 0...Int(layout.blockSectors) {
+            switch sector < Int(layout.blockSectors) ? belongs(sector) : .out {
+            case .in:
+                if start == nil { start = sector }
+                end = sector + 1
+            case .bridge: break
+            case .out:
+                if let from = start { result.append(from..<end) }
+                start = nil
+            }
+        }
+        return result
     }
     func isEmpty(_ slot: Int) -> Bool {
         for word in 0..<words where valid[slot * words + word] != 0 { return false }

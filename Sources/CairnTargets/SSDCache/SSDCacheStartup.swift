@@ -5,7 +5,7 @@ import CairnFormats
 /// Open and preresume: the superblocks, the backing's identity, the doubt bitmap, the entry table. Open reads the
 /// superblocks only and writes nothing; preresume reads everything anew, for the old table may have changed it.
 struct SSDCacheStartup {
-    enum Step { case superblocks, identity, closeFacts, bitmap, table, writeB, flushB, writeA, flushA }
+    enum Step { case superblocks, identity, closeFacts, bitmap, table, updating }
     let resuming: Bool
     var step = Step.superblocks
     var pending = 0
@@ -18,6 +18,8 @@ struct SSDCacheStartup {
     /// Next block of the bitmap or pair of pages of the table to be read.
     var at: UInt64 = 0
     var chunk: UInt64 = 0
+    /// Why the entries cannot be taken over.
+    var problem: TargetError?
 }
 
 extension SSDCacheTarget {
@@ -50,11 +52,10 @@ extension SSDCacheTarget {
     func startupRead(
         _ tag: UInt64, _ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList
     ) {
-        defer { if operation.operation != .flush { arena.release(operation.buffer) } }
+        defer { arena.release(operation.buffer) }
         guard var s = startup else { return }
         if !status.isOK {
-            let what = operation.operation == .read ? "reading" : "writing"
-            return fail(TargetError("\(what) the cache's metadata failed (errno \(status.errno))", status: status), &actions)
+            return fail(TargetError("reading the cache's metadata failed (errno \(status.errno))", status: status), &actions)
         }
         let bytes = UnsafeRawBufferPointer(arena.bytes(operation.buffer))
         s.pending -= 1
@@ -78,18 +79,24 @@ extension SSDCacheTarget {
             tableRead(bytes, firstPage: s.at, count: s.chunk)
             startup?.at += s.chunk
             readNextPages(now, &actions)
-        case .writeB: flush(.flushB, &actions)
-        case .flushB: writeSuperblock(.writeA, at: SSDCacheLayout.superblockA, &actions)
-        case .writeA: flush(.flushA, &actions)
-        case .flushA:
-            startup = nil
-            suspending = false
-            distrust = false
-            pageSequence = 0
-            emit(.phaseDone, &actions)
-            if pages.contains(where: \.stale) { armCommit(now, &actions) }
-        case .identity: break
+        case .identity, .updating: break
         }
+    }
+
+    /// The superblock says "in use", and the record is made.
+    func started(_ step: SSDCacheSuperblockUpdate.Step, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if !status.isOK {
+            let what = step == .recording ? "remembering the cache in the state directory" : "writing the cache's superblock"
+            return fail(TargetError("\(what) failed (errno \(status.errno))", status: status), &actions)
+        }
+        startup = nil
+        suspending = false
+        distrust = false
+        emit(.phaseDone, &actions)
+        if pages.contains(where: \.stale) { armCommit(now, &actions) }
+        cleaner = SSDCacheCleaner()
+        cleaner.lastRequest = now
+        armCleaner(now, &actions)
     }
 
     // MARK: Superblocks
@@ -100,7 +107,7 @@ extension SSDCacheTarget {
         do throws(DecodeError) { found = try SSDCacheSuperblock.choose(s.a, s.b) } catch {
             return fail(TargetError(Self.sentence(error), hint: Self.formatHint), &actions)
         }
-        if let error = mismatch(found) { return fail(error, &actions) }
+        if let error = mismatch(found) ?? strange(found) { return fail(error, &actions) }
         if !s.resuming {
             startup = nil
             return emit(.phaseDone, &actions)
@@ -111,6 +118,10 @@ extension SSDCacheTarget {
         slots = SSDCacheSlots(layout)
         pages = Array(repeating: Page(), count: Int(layout.pages))
         bucketExists = Array(repeating: settings.preload, count: Int(layout.buckets))
+        pageSequence = 0
+        needPages = []
+        // Another cache had the backing since: what it wrote there, this one does not know.
+        if let record = backing.record, record.cache != found.uuidText, !record.cache.isEmpty { distrust = true }
         startup?.dropAll = distrust
         startup?.step = .identity
         emit(.identify(backing.id), &actions)
@@ -127,6 +138,13 @@ extension SSDCacheTarget {
         case .truncated: "the cache device ends before its superblock"
         case .field(let name): "the cache's superblock is impossible: \(name)"
         }
+    }
+
+    private func strange(_ found: SSDCacheSuperblock) -> TargetError? {
+        guard let record = backing.record, record.dirty, record.cache != found.uuidText else { return nil }
+        return TargetError(
+            "the backing's newest data may be in the cache \(record.cache), this one is \(found.uuidText)", status: .busy,
+            hint: "open it with that cache, or give its data up: cairn cache repair --drop-dirty CACHE")
     }
 
     private func mismatch(_ found: SSDCacheSuperblock) -> TargetError? {
@@ -171,16 +189,20 @@ extension SSDCacheTarget {
     }
 
     private func loadEntries(_ now: Nanoseconds, _ actions: inout ActionList) {
-        if startup?.dropAll == true {
-            // Every entry on disk has the old epoch and counts for nothing from the superblock's write on.
-            superblock?.epoch += 1
-            tally.droppedAtOpen = UInt64(slots.count)
-            emit(.event, &actions)
-            return activate(&actions)
-        }
+        if startup?.dropAll == true && superblock?.mayBeDirty == false { return dropEverything(now, &actions) }
         startup?.step = .bitmap
         startup?.at = 0
         readNextBitmap(now, &actions)
+    }
+
+    /// Every entry on disk has the old epoch and counts for nothing from the superblock's write on.
+    private func dropEverything(_ now: Nanoseconds, _ actions: inout ActionList) {
+        superblock?.epoch += 1
+        slots = SSDCacheSlots(layout)
+        pages = Array(repeating: Page(), count: Int(layout.pages))
+        tally.droppedAtOpen = UInt64(slots.count)
+        emit(.event, &actions)
+        activate(now, &actions)
     }
 
     // MARK: Entries
@@ -211,8 +233,18 @@ extension SSDCacheTarget {
         guard let s = startup else { return }
         if s.at == layout.pages {
             dropUnreachable()
+            if let problem = startup?.problem { return fail(problem, &actions) }
+            if s.dropAll {
+                if slots.dirtySlots == 0 { return dropEverything(now, &actions) }
+                return fail(
+                    TargetError(
+                        "the backing was changed without its cache, which holds \(slots.dirtySectors) sectors that were never written back",
+                        status: .busy,
+                        hint: "cairn cache repair --keep-dirty CACHE writes them over the changed backing; --drop-dirty gives them up"),
+                    &actions)
+            }
             tally.loadedAtOpen = UInt64(slots.used)
-            return activate(&actions)
+            return activate(now, &actions)
         }
         let count = min(Self.readChunk / 8192, layout.pages - s.at)
         startup?.chunk = count
@@ -232,49 +264,80 @@ extension SSDCacheTarget {
                 pages[page].damaged |= 1 << UInt8(copy)
                 pages[page].nextCopy = UInt8(copy)
             }
-            if pages[page].damaged != 0 {
-                // Which copy was the newer cannot be told: nothing of the page is trusted, and it is written anew.
-                pages[page].stale = true
-                tally.droppedAtOpen += layout.slotsPerPage
-                continue
-            }
             var newest: (copy: Int, sequence: UInt64)?
             for copy in 0..<2 {
-                if case .valid(let sequence) = headers[copy], sequence >= newest?.sequence ?? 0 { newest = (copy, sequence) }
+                guard case .valid(let sequence) = headers[copy] else { continue }
+                pageSequence = max(pageSequence, sequence)
+                if sequence >= newest?.sequence ?? 0 { newest = (copy, sequence) }
+                noteDirty(copies[copy], page, SSDCacheSlots.dirtyOnDisk[copy])
+            }
+            if pages[page].damaged != 0 {
+                // It may have been the newer one: clean sectors of the other are not trusted, and the page is written anew.
+                // Dirty ones are right: no slot is reused before both copies say that it is not dirty.
+                pages[page].stale = true
+                tally.droppedAtOpen += layout.slotsPerPage
+                if pages[page].damaged == 3 && superblock.mayBeDirty {
+                    startup?.problem = TargetError(
+                        "both copies of entry page \(page) are damaged, and they may have held data that was never written back",
+                        status: .io, hint: "cairn cache check tells more; cairn cache repair gives up the damaged pages")
+                }
+            } else if let newest {
+                pages[page].nextCopy = UInt8(1 - newest.copy)
             }
             guard let newest else { continue }
-            pages[page].nextCopy = UInt8(1 - newest.copy)
-            if pages[page].inDoubt {
-                tally.droppedAtOpen += layout.slotsPerPage
-                continue
-            }
-            load(copies[newest.copy], page)
+            load(copies[newest.copy], page, dirtyOnly: pages[page].inDoubt || pages[page].damaged != 0)
         }
     }
 
-    private func load(_ bytes: UnsafeRawBufferPointer, _ page: Int) {
+    /// Which slots this copy calls dirty.
+    private func noteDirty(_ bytes: UnsafeRawBufferPointer, _ page: Int, _ flag: UInt8) {
+        let base = page * Int(layout.slotsPerPage)
+        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: slots.words * 2) { bits in
+            guard let valid = bits.baseAddress else { return }
+            let dirty = valid + slots.words
+            for i in 0..<Int(layout.slotsPerPage) where base + i < slots.count {
+                if SSDCacheEntryPage.load(bytes, layout, index: i, valid: valid, dirty: dirty) == nil { continue }
+                if (0..<slots.words).contains(where: { dirty[$0] != 0 }) { slots.flags[base + i] |= flag }
+            }
+        }
+    }
+
+    private func load(_ bytes: UnsafeRawBufferPointer, _ page: Int, dirtyOnly: Bool) {
         let base = page * Int(layout.slotsPerPage)
         let blocks = (backing.size.count + layout.blockSectors - 1) / layout.blockSectors
+        var bits = [UInt64](repeating: 0, count: slots.words * 2)
         for i in 0..<Int(layout.slotsPerPage) where base + i < slots.count {
-            guard let (block, uses) = SSDCacheEntryPage.load(bytes, layout, index: i, valid: slots.words(of: base + i)) else { continue }
-            slots.onDisk[base + i] = true
+            let entry = bits.withUnsafeMutableBufferPointer { both in
+                both.baseAddress.flatMap { SSDCacheEntryPage.load(bytes, layout, index: i, valid: $0, dirty: $0 + slots.words) }
+            }
+            guard let (block, uses) = entry else { continue }
+            var valid = Array(bits[..<slots.words])
+            let dirty = Array(bits[slots.words...]), isDirty = dirty.contains { $0 != 0 }
+            if valid != dirty { slots.flags[base + i] |= SSDCacheSlots.cleanOnDisk }
             guard block < blocks else {
-                slots.clear(base + i, 0, slots.words * 64)
+                if isDirty {
+                    startup?.problem = TargetError(
+                        "slot \(base + i) holds data for block \(block), which the backing does not have", status: .io,
+                        hint: "cairn cache check tells more; cairn cache repair gives up such entries")
+                }
                 pages[page].stale = true
                 tally.droppedAtOpen += 1
                 continue
             }
-            // Bits behind the block's end mean nothing.
-            if layout.blockSectors < 64 { slots.words(of: base + i).pointee &= (1 << layout.blockSectors) - 1 }
-            let words = (0..<slots.words).map { slots.words(of: base + i)[$0] }
+            if dirtyOnly {
+                if valid != dirty { tally.droppedAtOpen += isDirty ? 0 : 1 }
+                if !isDirty { continue }
+                valid = dirty
+            }
             slots.assign(base + i, block: block)
-            for (w, bits) in words.enumerated() { slots.words(of: base + i)[w] = bits }
+            slots.load(base + i, valid: valid, dirty: dirty)
             slots.uses[base + i] = uses
             bucketExists[(base + i) / 16] = true
         }
     }
 
-    /// Entries that a look-up would not find (another assoc, a damaged table) or that stand twice: dropped, both of them.
+    /// Entries that a look-up would not find (another assoc, a damaged table) or that stand twice: dropped, both of them,
+    /// unless they are dirty.
     private func dropUnreachable() {
         var drop: [Int] = []
         for slot in 0..<slots.count where slots.keys[slot] != 0 {
@@ -289,6 +352,11 @@ extension SSDCacheTarget {
             }
             if !reachable { drop.append(slot) }
         }
+        if let slot = drop.first(where: { slots.isDirty($0) }) {
+            startup?.problem = TargetError(
+                "slot \(slot) holds data that was never written back, where assoc \(settings.associativity) does not look", status: .io,
+                hint: "load the table with assoc \(superblock?.associativity ?? 0), as before")
+        }
         for slot in drop where slots.keys[slot] != 0 {
             slots.free(slot)
             changed(slot)
@@ -298,33 +366,15 @@ extension SSDCacheTarget {
 
     // MARK: The first write
 
-    private func activate(_ actions: inout ActionList) {
+    private func activate(_ now: Nanoseconds, _ actions: inout ActionList) {
+        startup?.step = .updating
         superblock?.state = .inUse
         superblock?.generation += 1
-        superblock?.sequence += 1
         superblock?.closeFacts = nil
+        superblock?.mayBeDirty = settings.mode == .writeback || slots.dirtySlots > 0
+        superblock?.dirtySectors = 0
         superblock?.mode = settings.mode.rawValue
         superblock?.associativity = UInt16(settings.associativity)
-        writeSuperblock(.writeB, at: SSDCacheLayout.superblockB, &actions)
-    }
-
-    private func writeSuperblock(_ step: SSDCacheStartup.Step, at offset: UInt64, _ actions: inout ActionList) {
-        guard let superblock, let buffer = arena.allocate(4096, for: .metadata) else {
-            return fail(TargetError("there is no memory to write the superblock", status: .noMemory), &actions)
-        }
-        superblock.encode(into: arena.bytes(buffer))
-        startup?.step = step
-        startup?.pending = 1
-        emit(
-            .submit(
-                SubOperation(
-                    device: cache.id, operation: .write, sector: Bytes(offset).sectors, count: Sectors(8), buffer: buffer,
-                    token: Token.make(Token.startup, 0))), &actions)
-    }
-
-    private func flush(_ step: SSDCacheStartup.Step, _ actions: inout ActionList) {
-        startup?.step = step
-        startup?.pending = 1
-        emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.startup, 0))), &actions)
+        updateSuperblock(for: .start, now, &actions)
     }
 }

@@ -3,10 +3,11 @@ package import CairnEngine
 import CairnFormats
 import DequeModule
 
-/// `ssdcache <backing> <cache> …`: a set-associative cache that survives restarts. Clean modes only: the backing is
-/// always right, the cache may be lost at any moment.
+/// `ssdcache <backing> <cache> …`: a set-associative cache that survives restarts. In the clean modes (writethrough,
+/// readcache) the backing is always right and the cache may be lost at any moment; in writeback dirty sectors are only here.
 ///
-/// Order of writes, and what a crash leaves. An entry on disk says "these sectors of the slot equal the backing".
+/// Order of writes, and what a crash leaves. An entry on disk says "these sectors of the slot equal the backing" of its
+/// clean sectors and "these are newer than the backing" of its dirty ones.
 /// 1. Before the backing is changed under an entry that may be valid on disk, or its slot is given to another block, the
 ///    entry page's doubt bit is written and the cache flushed. Crash after that: the page is dropped at the next open.
 ///    Crash before: nothing has changed.
@@ -17,7 +18,15 @@ import DequeModule
 /// 4. A new entry in a slot that is free on disk needs no mark: after a crash the slot is free.
 /// 5. Close: commit everything, then the superblock says clean and remembers what the backing looked like; B first,
 ///    flush, then A, flush. Crash between: the copy with the higher sequence counts, both are true.
-/// 6. Open for use: the superblock says "in use", generation + 1, durable before the first request.
+/// 6. Open for use: the superblock says "in use", generation + 1, durable before the first request; then the state directory
+///    is told that the backing may be outdated (writeback, or dirty entries), before the first request, too. It is told the
+///    opposite only after a close without dirty sectors is durable.
+/// 7. Write-back: the slot is written in place → answered. A flush commits the page (3) before it is answered
+///    (SSDCacheFlush.swift). Overwriting a dirty sector in place needs no mark: a crash leaves its last flushed content or a
+///    later one. Overwriting a clean one does (1): else its later content would be lost again when the entry is evicted.
+///    A page in doubt keeps its dirty sectors. Cleaning: SSDCacheCleaner.swift.
+/// 8. A slot with dirty sectors is given to another block when they have been written back, the backing has been flushed and
+///    both copies of the page say so: whichever copy a crash or a rotten sector leaves, no old dirty data comes back.
 package final class SSDCacheTarget: Target {
     struct Page {
         /// The bit on disk is set, durably.
@@ -30,9 +39,11 @@ package final class SSDCacheTarget: Target {
         var nextCopy: UInt8 = 0
         /// Copies that did not check out and must be overwritten.
         var damaged: UInt8 = 0
+        /// Flushes from this moment of the clock on wait until the page is committed; 0 = none does.
+        var need: UInt64 = 0
     }
 
-    let settings: SSDCacheSettings
+    var settings: SSDCacheSettings
     let backing: LowerDeviceFacts
     let cache: LowerDeviceFacts
     let arena: BufferArena
@@ -62,8 +73,20 @@ package final class SSDCacheTarget: Target {
     var bitmapBusy = false
     var startup: SSDCacheStartup?
     var closing: SSDCacheClosing?
+    var update: SSDCacheSuperblockUpdate?
     var pageSequence: UInt64 = 0
     var suspending = false
+    var cleaner = SSDCacheCleaner()
+    /// Suspended without flushing: memory knows more than the disk, and whoever resumes goes on with it.
+    var heldInMemory = false
+
+    // Flushes
+    var flushes: [SSDCacheFlush] = []
+    var flushMarks: [(token: UInt64, mark: UInt64)] = []
+    var needPages: [Int] = []
+    var needClock: UInt64 = 1
+    var backingWrites = SSDCacheDurability()
+    var cacheWrites = SSDCacheDurability()
     /// The backing was opened for writing without this cache: believe nothing at the next start.
     var distrust: Bool
     var commitArmed = false
@@ -73,7 +96,7 @@ package final class SSDCacheTarget: Target {
     var againPending = false
 
     static let commitTimer = 0
-    static let retryTimer = 1
+    static let cleanTimer = 1
     static let commitDelay = Nanoseconds.seconds(1)
 
     package static let type = TargetType(
@@ -110,7 +133,7 @@ package final class SSDCacheTarget: Target {
         self.cache = cache
         self.layout = layout
         arena = context.arena
-        distrust = backing.writtenAlone
+        distrust = backing.record?.writtenAlone ?? false
         placement = SSDCachePlacement(buckets: layout.buckets)
         // Entries are read in preresume; until then one bucket stands in, so that a load costs no memory.
         slots = SSDCacheSlots(SSDCacheLayout(blockSectors: layout.blockSectors, buckets: 1) ?? layout)
@@ -125,7 +148,10 @@ package final class SSDCacheTarget: Target {
     }
 
     deinit {
-        for op in ops where op.phase != .free && op.retained { arena.release(op.piece.buffer) }
+        for op in ops where op.phase != .free {
+            if op.retained { arena.release(op.piece.buffer) }
+            if !op.buffer.isNone { arena.release(op.buffer) }
+        }
         for buffer in (round?.buffers ?? []) + (commit?.buffers ?? []) { arena.release(buffer) }
     }
 
@@ -164,6 +190,7 @@ package final class SSDCacheTarget: Target {
     /// Who gets the end of an own I/O: the top byte of its token.
     enum Token {
         static let operation: UInt64 = 1, mark: UInt64 = 2, commit: UInt64 = 3, startup: UInt64 = 4, closing: UInt64 = 5
+        static let flush: UInt64 = 6, update: UInt64 = 7
         static func make(_ kind: UInt64, _ value: UInt64) -> UInt64 { kind << 56 | value }
     }
 
@@ -175,6 +202,8 @@ package final class SSDCacheTarget: Target {
         case Token.operation: operationDone(Int32(value >> 1), cacheSide: value & 1 == 1, status, now, &actions)
         case Token.mark: markDone(value, status, now, &actions)
         case Token.commit: commitDone(value, status, now, &actions)
+        case Token.update: updateDone(operation, status, now, &actions)
+        case Token.flush: flushDone(operation.token, status, now, &actions)
         case Token.startup: startupRead(value, operation, status, now, &actions)
         default: closingDone(value, operation, status, now, &actions)
         }
@@ -182,6 +211,11 @@ package final class SSDCacheTarget: Target {
     }
 
     package override func fired(timer: Int, now: Nanoseconds, into actions: inout ActionList) {
+        if timer == Self.cleanTimer {
+            cleaner.armed = false
+            pumpCleaner(now, &actions)
+            return
+        }
         commitArmed = false
         if !suspending || closing != nil { startCommit(now, &actions) }
         startMarkRound(now, &actions)
@@ -194,14 +228,22 @@ package final class SSDCacheTarget: Target {
         if closing != nil { closingIdentified(identity, now, &actions) } else { startupIdentified(identity, now, &actions) }
     }
 
+    package override func recorded(_ device: DeviceID, _ status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {
+        if update?.step == .recording { endUpdate(status, now, &actions) }
+        settle(now, &actions)
+    }
+
     package override func begin(_ phase: Phase, now: Nanoseconds, into actions: inout ActionList) {
         switch phase {
         case .open: beginStartup(resuming: false, now, &actions)
-        case .preresume: beginStartup(resuming: true, now, &actions)
+        case .preresume:
+            if heldInMemory { return continueFromMemory(now, &actions) }
+            beginStartup(resuming: true, now, &actions)
         case .presuspend:
             suspending = true
             emit(.phaseDone, &actions)
         case .postsuspend(let noflush):
+            heldInMemory = noflush && superblock?.state == .inUse
             if noflush || superblock?.state != .inUse { return emit(.phaseDone, &actions) }
             closing = SSDCacheClosing()
             settle(now, &actions)
@@ -215,6 +257,38 @@ package final class SSDCacheTarget: Target {
         if closing != nil { advanceClosing(now, &actions) }
     }
 
+    /// A suspend without flushing has ended: nothing on disk is newer than what is in memory.
+    private func continueFromMemory(_ now: Nanoseconds, _ actions: inout ActionList) {
+        heldInMemory = false
+        suspending = false
+        commitArmed = false
+        cleaner.armed = false
+        emit(.phaseDone, &actions)
+        if pages.contains(where: \.stale) { armCommit(now, &actions) }
+        armCleaner(now, &actions)
+    }
+
+    package override func succeed(_ predecessor: Target) {
+        guard let old = predecessor as? SSDCacheTarget, old.heldInMemory, old.backing.id == backing.id, old.cache.id == cache.id,
+            old.settings.blockSectors == settings.blockSectors, old.settings.associativity <= settings.associativity
+        else { return }
+        superblock = old.superblock
+        layout = old.layout
+        placement = old.placement
+        slots = old.slots.copy()  // the old one may have to go on, with its own references
+        pages = old.pages
+        bucketExists = old.bucketExists
+        pageSequence = old.pageSequence + 1
+        tally = old.tally
+        // What the old one had in flight may or may not reach the disk; it is fenced, and ours comes after it.
+        needPages = []
+        for page in pages.indices where pages[page].stale || pages[page].need != 0 { pages[page].need = 0; needsCommit(page) }
+        for item in old.commit?.items ?? [] { needsCommit(item.page) }
+        backingWrites.wrote()
+        cacheWrites.wrote()
+        heldInMemory = true
+    }
+
     // MARK: Answers
 
     package override func status(_ name: (DeviceID) -> String) -> String {
@@ -224,6 +298,17 @@ package final class SSDCacheTarget: Target {
             + "\tread  clean \(c.readClean) busy \(c.readBusy) invalid \(c.readInvalid) miss \(c.readMiss)\n"
             + "\twrite busy \(c.writeBusy) cancel \(c.writeCancel) invalid \(c.writeInvalid) miss \(c.writeMiss) done \(c.writeDone) skip \(c.writeSkip)\n"
             + "\tbypassed \(c.bypassed) evicts \(c.evictions) cancelled writeback \(c.populateCancelled) bio \(c.bioCancelled)"
+            + (settings.mode == .writeback || slots.dirtySlots > 0 ? "\n\t" + dirtyLine : "")
+    }
+    /// Ours; old parsers stop after four lines.
+    private var dirtyLine: String {
+        let state =
+            cleaner.hasGivenUp
+            ? "failed"
+            : slots.dirtySlots == 0
+                ? "clean" : cleaner.drain || settings.mode != .writeback ? "draining" : cleaner.active > 0 ? "cleaning" : "idle"
+        return
+            "dirty \(slots.dirtySectors)/\(slots.dirtySlots) cleaned \(tally.cleaned) errors \(tally.cleanErrors) unreadable \(tally.unreadable) \(state)"
     }
     package override func table(_ name: (DeviceID) -> String) -> String {
         "\(name(backing.id)) \(name(cache.id)) \(settings.text)"
@@ -236,6 +321,9 @@ package final class SSDCacheTarget: Target {
             ("write_done", c.writeDone), ("write_skip", c.writeSkip), ("lookup_busy", c.lookupBusy), ("bypassed", c.bypassed),
             ("evictions", c.evictions), ("populate_cancelled", c.populateCancelled), ("bio_cancelled", c.bioCancelled),
             ("cache_errors", c.cacheErrors), ("loaded_at_open", c.loadedAtOpen), ("dropped_at_open", c.droppedAtOpen),
+            ("dirty_sectors", UInt64(slots.dirtySectors)), ("dirty_blocks", UInt64(slots.dirtySlots)),
+            ("written_back_sectors", c.writtenBack),
+            ("cleaned_sectors", c.cleaned), ("clean_errors", c.cleanErrors), ("unreadable_blocks", c.unreadable),
             ("commits", c.commits), ("metadata_bytes", c.metadataBytes), ("marks", c.marks), ("populated", c.populated),
         ]
     }

@@ -191,7 +191,8 @@ private func checkAll(_ host: SimHost, _ volume: Volume, _ model: inout Model, _
 @Suite("ssdcache under crashes")
 struct SSDCacheStormTests {
     static let tables = [
-        "writethrough", "readcache", "writethrough options 2 evict_on_write queue_busy", "writethrough assoc 0 options 1 lru",
+        "writeback", "writeback assoc 0 options 1 queue_busy", "writethrough", "readcache",
+        "writethrough options 2 evict_on_write queue_busy", "writethrough assoc 0 options 1 lru",
     ]
 
     @Test("no stale block and no garbage after power loss or kill", arguments: tables)

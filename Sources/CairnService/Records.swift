@@ -1,0 +1,32 @@
+import CairnCore
+import CairnEngine
+import CairnIO
+import Glibc
+
+/// What a target wants remembered of a device: the state directory's record, and for files an extended attribute. Both need a
+/// sync, so a thread of their own does it, and the reactor goes on. Order: "may be dirty" is written to the record first and
+/// to the attribute second, "not dirty" the other way round; a crash between leaves a mark too many.
+extension Service {
+    func remember(_ request: (target: UInt32, device: DeviceID, host: UInt32, record: BackingRecord), _ reactor: Reactor) {
+        guard let host = reactor.hosts[Int(request.host)] else { return }
+        let identity = host.facts.identity, record = request.record, isFile = !host.file.isBlock
+        let target = request.target, device = request.device
+        // The device may be closed by force meanwhile: the thread has a descriptor of its own.
+        let copy = dup(host.file.fd)
+        startThread {
+            var status = IOStatus.ok
+            do throws(SystemError) {
+                guard let state = self.state else { throw SystemError("no state directory", ENOENT) }
+                if record.dirty { try state.store(identity, record) }
+                if isFile && copy >= 0 { setCacheAttribute(copy, record.dirty ? record.cache : nil) }
+                if !record.dirty { try state.store(identity, record) }
+            } catch {
+                status = IOStatus(errno: error.errno)
+                log(error.sentence)
+            }
+            if copy >= 0 { close(copy) }
+            let answer = status
+            self.post { $0.engine.recorded(target: target, device: device, status: answer) }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+
+/// Replacing the superblock: copy B → flush → copy A → flush → the record beside the backing device. A crash anywhere
+/// leaves one good copy, and the higher sequence counts. A record that says "maybe dirty" is made before the first dirty
+/// sector, one that says "not dirty" after the last one is gone: too many, never too few.
+struct SSDCacheSuperblockUpdate {
+    enum Purpose { case start, close, mode(SSDCacheSettings.Mode) }
+    enum Step { case writeB, flushB, writeA, flushA, recording }
+    let purpose: Purpose
+    var step = Step.writeB
+}
+
+extension SSDCacheTarget {
+    func updateSuperblock(for purpose: SSDCacheSuperblockUpdate.Purpose, _ now: Nanoseconds, _ actions: inout ActionList) {
+        superblock?.sequence += 1
+        update = SSDCacheSuperblockUpdate(purpose: purpose)
+        writeSuperblock(at: SSDCacheLayout.superblockB, now, &actions)
+    }
+
+    private func writeSuperblock(at offset: UInt64, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let superblock, let buffer = arena.allocate(4096, for: .metadata) else {
+            return endUpdate(.noMemory, now, &actions)
+        }
+        superblock.encode(into: arena.bytes(buffer))
+        emit(
+            .submit(
+                SubOperation(
+                    device: cache.id, operation: .write, sector: Bytes(offset).sectors, count: Sectors(8), buffer: buffer,
+                    token: Token.make(Token.update, 0))), &actions)
+    }
+
+    func updateDone(_ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if operation.operation == .write { arena.release(operation.buffer) }
+        guard let current = update else { return }
+        if !status.isOK { return endUpdate(status, now, &actions) }
+        switch current.step {
+        case .writeB, .writeA:
+            update?.step = current.step == .writeB ? .flushB : .flushA
+            emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.update, 1))), &actions)
+        case .flushB:
+            update?.step = .writeA
+            writeSuperblock(at: SSDCacheLayout.superblockA, now, &actions)
+        case .flushA:
+            guard let superblock else { return }
+            update?.step = .recording
+            emit(
+                .record(backing.id, BackingRecord(cache: superblock.uuidText, dirty: superblock.mayBeDirty, writtenAlone: false)), &actions)
+        case .recording: break
+        }
+    }
+
+    func endUpdate(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let done = update else { return }
+        update = nil
+        switch done.purpose {
+        case .start: started(done.step, status, now, &actions)
+        case .close: closed(done.step, status, &actions)
+        case .mode(let mode):
+            if status.isOK { settings.mode = mode } else { emit(.event, &actions) }
+        }
+    }
+}
