@@ -9,13 +9,15 @@ package struct EngineOptions: Sendable {
         package var table: String
         package var cwd: String
         package var readOnly: Bool
-        package init(name: String, uuid: String, minor: UInt32?, table: String, cwd: String, readOnly: Bool) {
+        package var force: Bool
+        package init(name: String, uuid: String, minor: UInt32?, table: String, cwd: String, readOnly: Bool, force: Bool) {
             self.name = name
             self.uuid = uuid
             self.minor = minor
             self.table = table
             self.cwd = cwd
             self.readOnly = readOnly
+            self.force = force
         }
     }
     package var name = "default"

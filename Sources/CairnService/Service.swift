@@ -70,7 +70,8 @@ package final class Service: @unchecked Sendable {
         if let first = options.firstVolume {
             do throws(ControlError) {
                 try create(
-                    name: first.name, uuid: first.uuid, minor: first.minor, table: first.table, cwd: first.cwd, readOnly: first.readOnly)
+                    name: first.name, uuid: first.uuid, minor: first.minor, table: first.table, cwd: first.cwd, readOnly: first.readOnly,
+                    force: first.force)
             } catch {
                 Self.tellReady(options, error.reason)
                 let name = error.stage.isEmpty ? "create" : error.stage

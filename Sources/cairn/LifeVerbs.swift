@@ -30,7 +30,7 @@ enum LifeVerbs {
                 arguments,
                 .init(
                     name: name, uuid: uuid, minor: minor.map { UInt32(clamping: $0) }, table: table ?? "", cwd: cwd,
-                    readOnly: arguments.has("readonly")))
+                    readOnly: arguments.has("readonly"), force: arguments.has("force")))
         }
         try create(name, uuid, minor, table, arguments.has("readonly"), arguments)
     }
@@ -45,7 +45,7 @@ enum LifeVerbs {
             var members: [JSON.Member] = [
                 .init(key: "name", value: .string(name)), .init(key: "uuid", value: .string(uuid)),
                 .init(key: "readonly", value: .bool(readOnly)), .init(key: "table", value: table.map { .string($0) } ?? .null),
-                .init(key: "cwd", value: .string(cwd)),
+                .init(key: "cwd", value: .string(cwd)), .init(key: "force", value: .bool(arguments.has("force"))),
             ]
             if let minor { members.append(.init(key: "minor", value: .unsigned(minor))) }
             guard try link.call("create", .object(members)) != nil else {
@@ -93,7 +93,10 @@ enum LifeVerbs {
         let table = try TableText.read(arguments, file: operands.first)
         _ = try EngineLink(arguments).onDevice(
             "reload", "load", spec,
-            ["table": .string(table), "cwd": .string(cwd), "readonly": .bool(arguments.has("readonly"))])
+            [
+                "table": .string(table), "cwd": .string(cwd), "readonly": .bool(arguments.has("readonly")),
+                "force": .bool(arguments.has("force")),
+            ])
     }
 
     /// suspend, resume, clear: the same for each device, stopping at the first failure.

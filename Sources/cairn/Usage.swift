@@ -33,10 +33,10 @@ enum Usage {
         [
             Verb(
                 "create", "NAME [FILE]", "Create a volume, load its table and resume it; the engine is started when none runs.",
-                "table notable uuid minor readonly concise foreground nbd verbose " + engineOptions),
+                "table notable uuid minor readonly force concise foreground nbd verbose " + engineOptions),
             Verb("remove", "DEVICE...", "Remove volumes.", "force retry deferred " + devices),
             Verb("remove_all", "", "Remove every volume that is not open.", "force deferred"),
-            Verb("load reload", "DEVICE [FILE]", "Load a table into the inactive slot.", "table readonly uuid major minor"),
+            Verb("load reload", "DEVICE [FILE]", "Load a table into the inactive slot.", "table readonly force uuid major minor"),
             Verb("suspend", "DEVICE...", "Flush, wait for requests in flight, queue new ones.", "noflush nolockfs verbose " + devices),
             Verb("resume", "DEVICE...", "Make the inactive table live and go on.", "noflush nolockfs verbose " + devices),
             Verb("clear", "DEVICE...", "Drop the inactive table.", "verbose " + devices),

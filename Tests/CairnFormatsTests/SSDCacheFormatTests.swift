@@ -82,7 +82,7 @@ struct SSDCacheFormatTests {
     @Test(
         "impossible values behind a good checksum",
         arguments: [
-            (8, 2), (24, 1), (72, 9), (76, 3), (80, 17), (84, 2), (96, 0xFF), (103, 0x7F), (112, 0), (119, 0xFF), (128, 1), (136, 1),
+            (8, 2), (24, 2), (72, 9), (76, 3), (80, 17), (84, 2), (96, 0xFF), (103, 0x7F), (112, 0), (119, 0xFF), (128, 1), (136, 1),
         ] as [(Int, UInt8)])
     func impossible(offset: Int, value: UInt8) throws {
         var bytes = Self.bytes(try Self.sample())

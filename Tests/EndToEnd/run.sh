@@ -158,7 +158,7 @@ test_bad_input_changes_nothing() {
         "0 131073 linear a.img 0|too small for target" "0 40961 striped 2 128 a.img 0 a.img 0|not divisible by number of stripes" \
         "0 20480 delay a.img 0|Requires exactly 3, 6 or 9 arguments" "100 100 zero|Gap in table" "0 8 zero x|No arguments required" \
         "0 8 linear a.img,cache=fast 0|unknown device option" "0 8 linear 99:99 0|No such device or address" \
-        "0 8 ssdcache a.img|Cache device is not specified" "0 8 ssdcache a.img a.img|named twice" "0 8 ssdcache a.img b.img writeback|writeback is not available"; do
+        "0 8 ssdcache a.img|Cache device is not specified" "0 8 ssdcache a.img a.img|named twice" "0 8 ssdcache a.img b.img writearound|Invalid argument"; do
         refused 1 "${table#*|}" cairn create x --table "${table%%|*}"
     done
     refused 1 "Gap in table" cairn create x --table "$(printf '0 100 zero\n50 100 zero')"
@@ -247,8 +247,51 @@ test_no_stale_block_after_the_backing_was_written_alone() {
     cairn stats v | grep -qE 'loaded_at_open 0$' || fail "entries were kept"
 }
 
+test_write_back() {
+    truncate -s 16M b.img; truncate -s 8M c.img; head -c 1M /dev/urandom > d.img
+    local cached="0 32768 ssdcache b.img c.img blocksize 16 writeback"
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn create v --table "$cached" || fail create
+    cairn message v 0 clean_idle 3600000 || fail clean_idle
+    nbdcopy --flush d.img "$(uri v)" || fail write
+    cairn status v | grep -q 'dirty 2048/128' || fail "status: $(cairn status v)"
+    cmp -n 1048576 b.img /dev/zero || fail "the backing was written although nothing asked for it"
+    # A reload without a flush keeps what is dirty; so does a clean close.
+    cairn suspend --noflush v && cairn load v --table "$cached" && cairn resume v || fail reload
+    qemu-io -f raw "$(uri v)" -c 'read 0 1M' > /dev/null || fail "read after the reload"
+    cairn status v | grep -q 'dirty 2048/128' || fail "after the reload: $(cairn status v)"
+    cairn remove v
+    # The backing alone is old: no table gets it, not even when the state directory is lost, unless by force.
+    refused 1 "its newest data may be in the cache" cairn create w --table "0 32768 linear b.img 0"
+    cairn engine stop; mv st lost; mkdir -m 700 st
+    refused 1 "its newest data may be in the cache" cairn create w --table "0 32768 linear b.img 0"
+    cairn create w --force --readonly --table "0 32768 linear b.img 0" || fail "create --force"
+    cairn remove w; cairn engine stop; rm -r st; mv lost st
+    cairn create v --table "$cached" || fail "open again"
+    nbdcopy "$(uri v)" e.img && cmp -n 1048576 d.img e.img || fail "other data"
+    cairn message v 0 flush || fail flush
+    for _ in $(seq 100); do cairn status v | grep -q 'dirty 0/0 ' && break; sleep 0.05; done
+    cairn status v | grep -q 'dirty 0/0 ' || fail "not clean: $(cairn status v)"
+    cmp -n 1048576 d.img b.img || fail "the backing has other data"
+    cairn message v 0 clean_idle 3600000; qemu-io -f raw "$(uri v)" -c 'write -P 7 2M 64k' > /dev/null
+    cairn status v | grep -q 'dirty 128/8 ' || fail "dirty again: $(cairn status v)"
+    cairn message v 0 mode writethrough || fail "mode"
+    for _ in $(seq 100); do cairn status v | grep -q dirty || break; sleep 0.05; done
+    cairn status v | grep -q dirty && fail "still dirty: $(cairn status v)"
+    cairn table v | grep -q writethrough || fail "mode in the table: $(cairn table v)"
+    cairn message v 0 mode writeback || fail "mode"
+    refused 1 "unknown message" cairn message v 0 nonsense
+    refused 1 "there is no tunable" cairn message v 0 nonsense 1
+    refused 1 "from 1 to 100" cairn message v 0 dirty_high 101
+    refused 1 "modes are" cairn message v 0 mode around
+    cairn message v 0 flush; for _ in $(seq 100); do cairn status v | grep -q 'dirty 0/0 ' && break; sleep 0.05; done
+    cairn remove v
+    cairn create w --table "0 32768 linear b.img 0" || fail "a clean backing is refused"
+    qemu-io -f raw "$(uri w)" -c 'read -P 7 2M 64k' | grep -q 'read 65536' || fail "the last write is missing"
+}
+
 test_kill_nine_rounds() {
-    for mode in writethrough readcache; do
+    for mode in writethrough readcache writeback; do
         mkdir $mode; (cd $mode && mkdir -m 700 rt st && CAIRN_RUNTIME_DIR=$PWD/rt CAIRN_STATE_DIR=$PWD/st \
             /usr/bin/python3 "$HERE/kill9.py" "${SEED:-7}" 15 $mode "$CAIRN") || fail $mode
         pkill -9 -f "runtime-dir $PWD/$mode/rt" ; rm -rf $mode

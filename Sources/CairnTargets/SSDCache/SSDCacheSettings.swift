@@ -5,6 +5,10 @@ import CairnFormats
 struct SSDCacheSettings: Equatable {
     enum Mode: UInt8 {
         case writethrough = 0, readcache = 1, writeback = 2
+        init?(name: String) {
+            guard let mode = [Mode.writethrough, .readcache, .writeback].first(where: { $0.name == name }) else { return nil }
+            self = mode
+        }
         var name: String {
             switch self {
             case .writethrough: "writethrough"

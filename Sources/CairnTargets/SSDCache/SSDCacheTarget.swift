@@ -291,6 +291,11 @@ package final class SSDCacheTarget: Target {
 
     // MARK: Answers
 
+    package override func message(_ words: [String], now: Nanoseconds, into actions: inout ActionList) throws(TargetError) -> String? {
+        let reply = try answer(words.map { $0.lowercased() }, now, &actions)
+        settle(now, &actions)
+        return reply
+    }
     package override func status(_ name: (DeviceID) -> String) -> String {
         let c = tally
         let buckets = bucketExists.lazy.filter { $0 }.count
