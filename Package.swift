@@ -55,6 +55,10 @@ let package = Package(
             name: "CairnTargetsTests", dependencies: ["CairnTargets", "CairnFormats", "CairnEngine", "CairnSim"],
             swiftSettings: swift),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnEngine"], swiftSettings: swift),
+        .testTarget(
+            name: "HostSuiteTests",
+            dependencies: ["CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim", "CairnIO", deque],
+            swiftSettings: swift),
         .testTarget(name: "CairnExportTests", dependencies: ["CairnExport", "CairnEngine"], swiftSettings: swift),
         .testTarget(name: "CairnControlTests", dependencies: ["CairnControl"], swiftSettings: swift),
         .testTarget(name: "CommandTests", dependencies: ["cairn", "CairnControl"], swiftSettings: swift),

@@ -83,6 +83,8 @@ package final class SimDisk {
     package func peek(_ sector: UInt64, _ count: UInt64 = 1) -> [UInt8] { bytes(current, sector, count) }
     /// What is certain to survive a crash that keeps nothing volatile.
     package func peekDurable(_ sector: UInt64, _ count: UInt64 = 1) -> [UInt8] { bytes(durable, sector, count) }
+    /// Somebody else writes to the disk, durably, while no operation is on these sectors.
+    package func poke(_ sector: UInt64, _ bytes: [UInt8]) { write(bytes, sector, durableAtOnce: true) }
     package var unflushedSectors: Int { unflushed.count }
 
     private func bytes(_ pages: [UInt64: [UInt8]], _ sector: UInt64, _ count: UInt64) -> [UInt8] {

@@ -51,6 +51,7 @@ extension Engine {
                 throw TargetError("Device lookup failed: \(device.tableWord) is named twice", status: .busy)
             }
             if device.readOnly && !table.readOnly {
+                dropIfUnused(device)
                 throw TargetError(
                     "Device lookup failed: \(device.tableWord) is read-only", status: .readOnly,
                     hint: "load the table with --readonly")
