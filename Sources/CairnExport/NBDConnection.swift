@@ -224,7 +224,9 @@ package final class NBDConnection {
         let slot = Int(token)
         precondition(slot < slots.count && slots[slot].used, "an answer for a request that is not in flight")
         if status.isOK && advance(slot) { return }
-        finish(slot, status)
+        if status == .unsupported && fallBack(slot) { return }
+        // A trim is a hint. A table that cannot do it may have come after the client was told that the volume can.
+        finish(slot, slots[slot].kind == .trim && status == .unsupported ? .ok : status)
         retry()
     }
 

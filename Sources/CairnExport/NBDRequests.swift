@@ -173,6 +173,16 @@ extension NBDConnection {
         return true
     }
 
+    /// The table that could write zeroes was replaced by one that cannot: write them as data, as for a volume that never could.
+    func fallBack(_ slot: Int) -> Bool {
+        if slots[slot].kind != .zero || slots[slot].flags & NBDWire.CommandFlag.fastZero != 0 { return false }
+        if stage == .closed || !shareZeroes() { return false }
+        slots[slot].kind = .zeroByWriting
+        slots[slot].buffer = zeroes
+        issue(slot)
+        return true
+    }
+
     // MARK: Memory
 
     /// What the arena takes for so many bytes: its blocks are powers of two of pages.

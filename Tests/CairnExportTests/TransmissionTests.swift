@@ -220,6 +220,23 @@ private let fastZero: UInt16 = 16
         #expect(peer.directory.opens == 0 && peer.leaked == 0)
     }
 
+    /// A live table may be replaced by one that can do less than the client was told.
+    @Test func zeroesAndTrimsThatTheNewTableCannot() {
+        let peer = Peer(TestDirectory([TestDirectory.export(size: 4 << 20)])).enter()
+        peer.status = { $0.operation == .writeZeroes || $0.operation == .discard ? .unsupported : .ok }
+        peer.send(
+            .request(zero, 4096, 3 << 20, cookie: 1).adding(.request(trim, 0, 4096, cookie: 2))
+                .adding(.request(zero, 0, 4096, flags: fastZero, cookie: 3)))
+        var reading = peer.reading()
+        var errors: [UInt64: UInt32] = [:]
+        for _ in 0..<3 {
+            if case .simple(let cookie, let error) = reading.answer() { errors[cookie] = error }
+        }
+        #expect(errors == [1: 0, 2: 0, 3: 95])
+        #expect(peer.disk[4096..<4096 + 3 << 20].allSatisfy { $0 == 0 })
+        peer.hangUp()
+    }
+
     @Test func zeroesAreWrittenInSteps() {
         let peer = Peer(TestDirectory([TestDirectory.export(size: 4 << 20, zeroes: false)])).enter()
         peer.answersAtOnce = false

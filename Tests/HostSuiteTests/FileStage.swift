@@ -36,6 +36,7 @@ final class FileStage: Stage {
     private var io: IOHost
     private var poller: Poller
     private var devices: [String: Device] = [:]
+    private var records: [String: BackingRecord] = [:]
     private var hosts: [Host?] = []
     private var sent: [UInt64: Sent] = [:]
     private var statuses: [UInt64: IOStatus] = [:]
@@ -136,6 +137,7 @@ final class FileStage: Stage {
     }
     private func closeAll() { for index in hosts.indices { closeDevice(index) } }
     func closeUnused() { for index in hosts.indices where !engine.usesHost(UInt32(index)) { closeDevice(index) } }
+    func record(_ name: String) -> BackingRecord? { records[name] }
     func isOpen(_ name: String) -> Bool { hosts.contains { $0?.name == name } }
 
     private func withFile<T>(_ name: String, _ flags: Int32, _ body: (Int32) -> T) -> T {
@@ -219,6 +221,12 @@ final class FileStage: Stage {
                 engine.identified(
                     target: question.target, device: question.device,
                     identity: DeviceOpener.identify(host.file, host.facts.identity))
+            }
+            while let request = engine.recordRequests.popFirst() {
+                moved = true
+                guard let host = hosts[Int(request.host)] else { preconditionFailure("record of a closed device") }
+                records[host.name] = request.record
+                engine.recorded(target: request.target, device: request.device, status: .ok)
             }
             while let result = engine.results.popFirst() { results[result.ticket] = result }
             engine.events.removeAll()

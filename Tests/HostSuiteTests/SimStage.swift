@@ -36,6 +36,7 @@ final class SimStage: Stage {
         }
         return facts
     }
+    func record(_ name: String) -> BackingRecord? { host.records[name] }
     func isOpen(_ name: String) -> Bool { engine.usesHost(disk(name).index) }
     func raw(_ name: String, _ sector: UInt64, _ count: UInt64) -> [UInt8] { disk(name).peek(sector, count) }
     func poke(_ name: String, _ sector: UInt64, _ bytes: [UInt8]) { disk(name).poke(sector, bytes) }

@@ -66,6 +66,8 @@ protocol Stage: AnyObject {
     /// Is taken for read-only from the next load on.
     func makeReadOnly(_ name: String)
     func device(_ name: String) throws(TargetError) -> HostDevice
+    /// What a cache had remembered of it.
+    func record(_ name: String) -> BackingRecord?
     /// Does the engine, or the host for it, still hold this device?
     func isOpen(_ name: String) -> Bool
     /// What is on the device, past the engine.
@@ -129,7 +131,7 @@ extension Stage {
         defer { closeUnused() }
         try engine.load(volume, text: table, readOnly: readOnly, ticket: ticket) { [self] (word) throws(TargetError) in
             if let below = engine.volume(named: word.text) { return .volume(below.name) }
-            return .host(try device(word.text), writtenAlone: false)
+            return .host(try device(word.text), record: record(word.text))
         }
         try wait(ticket)
     }
