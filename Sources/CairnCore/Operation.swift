@@ -26,6 +26,7 @@ public struct IOStatus: Hashable, Sendable {
     @inlinable public static var ok: IOStatus { IOStatus(errno: 0) }
     @inlinable public static var permission: IOStatus { IOStatus(errno: 1) }  // EPERM
     @inlinable public static var noEntry: IOStatus { IOStatus(errno: 2) }  // ENOENT
+    @inlinable public static var interrupted: IOStatus { IOStatus(errno: 4) }  // EINTR
     @inlinable public static var io: IOStatus { IOStatus(errno: 5) }  // EIO
     @inlinable public static var noDevice: IOStatus { IOStatus(errno: 6) }  // ENXIO
     @inlinable public static var noMemory: IOStatus { IOStatus(errno: 12) }  // ENOMEM

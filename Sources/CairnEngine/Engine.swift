@@ -131,6 +131,7 @@ public final class Engine {
     func carryOut(_ slot: TargetSlots.Slot) {
         let handle = slot.target.handle
         actions.takeFirst { action in
+            if slot.table.crashed { return }
             switch action {
             case .remap(let id, let device, let sector): forward(id.index, device, sector, notify: false, tag: 0)
             case .remapNotify(let id, let device, let sector, let tag): forward(id.index, device, sector, notify: true, tag: tag)

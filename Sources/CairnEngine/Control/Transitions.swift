@@ -11,6 +11,8 @@ internal import DequeModule
 extension Engine {
     /// How long noflush waits for I/O below that is merely slow.
     static let patience = Nanoseconds.milliseconds(200)
+    private static let givenUp = TargetError(
+        "given up: it waited for I/O, and a suspend without flushing was asked for", status: .interrupted)
 
     func enqueue(_ transition: Transition, _ volume: Volume) {
         if volume.transition != nil {
@@ -24,7 +26,6 @@ extension Engine {
 
     /// A noflush operation waits behind this one: it must not wait for I/O either.
     private func hurry(_ volume: Volume) {
-        guard let current = volume.transition, current.kind != .load else { return }
         volume.transition?.noflush = true
         volume.transition?.deadline = now + Self.patience
         work.append(.step(volume))
@@ -94,7 +95,12 @@ extension Engine {
             volume.transition?.stage = .opening
             return beginPhase(.open, table)
         }
-        if table.phaseOutstanding > 0 { return }
+        if table.phaseOutstanding > 0 {
+            if !deadlinePassed(volume) { return }
+            crash(table)
+            destroy(table)
+            return finish(volume, Self.givenUp)
+        }
         if let error = table.phaseError {
             destroy(table)
             return finish(volume, error)
@@ -118,7 +124,7 @@ extension Engine {
             return false
         case .presuspend:
             if table.phaseOutstanding > 0 && !deadlinePassed(volume) { return false }
-            if table.phaseOutstanding > 0 { table.crashed = true }
+            if table.phaseOutstanding > 0 { crash(table) }
             volume.transition?.stage = .draining
             return stepSuspend(volume)
         case .draining:
@@ -138,7 +144,7 @@ extension Engine {
             return enterPostsuspend(volume, table)
         case .postsuspend:
             if table.phaseOutstanding > 0 && !deadlinePassed(volume) { return false }
-            if table.phaseOutstanding > 0 { table.crashed = true }
+            if table.phaseOutstanding > 0 { crash(table) }
             if let error = table.phaseError, volume.transition?.error == nil { volume.transition?.error = error }
             return suspended(volume)
         default: return true
@@ -209,7 +215,11 @@ extension Engine {
         case .preresume: finishPreresume(volume, transition)
         case .rollback:
             guard let live = volume.live else { return finish(volume, transition.error) }
-            if live.phaseOutstanding > 0 { return }
+            if live.phaseOutstanding > 0 {
+                if !deadlinePassed(volume) { return }
+                crash(live)
+                return finish(volume, transition.error ?? Self.givenUp)
+            }
             if live.phaseError == nil { release(volume) }
             finish(volume, transition.error ?? live.phaseError)
         case .opening: break
@@ -237,10 +247,10 @@ extension Engine {
         if live.crashed {
             do throws(TargetError) {
                 table = try rebuild(live)
+                for (new, old) in zip(table.targets, live.targets) { new.succeed(old) }
                 volume.live = table
                 destroy(live)
-                notices.append(
-                    "\(volume.name): suspended without flushing while I/O was in flight; its state is read anew, as after a crash")
+                notices.append("\(volume.name): suspended without flushing while I/O was in flight below; its targets start anew")
             } catch { return finish(volume, volume.transition?.error ?? error) }
         }
         volume.transition?.stage = .rollback
@@ -252,7 +262,7 @@ extension Engine {
         if let error = volume.transition?.error, !(volume.transition?.noflush ?? false) {
             return rollBack(volume, error)  // the old table could not be written out: do not lose it
         }
-        if let live = volume.live, !live.crashed {
+        if let live = volume.live {
             for (new, old) in zip(table.targets, live.targets) where new.start == old.start { new.succeed(old) }
         }
         volume.transition?.stage = .preresume
@@ -272,7 +282,14 @@ extension Engine {
     }
 
     private func finishPreresume(_ volume: Volume, _ transition: Transition) {
-        guard let table = transition.table, table.phaseOutstanding == 0 else { return }
+        guard let table = transition.table else { return }
+        if table.phaseOutstanding > 0 {
+            if !deadlinePassed(volume) { return }
+            crash(table)
+            destroy(table)
+            volume.transition?.table = nil
+            return finish(volume, Self.givenUp)  // and the volume stays suspended
+        }
         if let error = table.phaseError { return rollBack(volume, error) }
         let old = volume.live
         volume.live = table

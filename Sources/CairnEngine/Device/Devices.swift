@@ -166,7 +166,7 @@ extension Engine {
             orphan(index)
         }
         if let table = volume.live {
-            if table.isStateless { fenceOwnIO(of: table) } else { table.crashed = true }
+            if table.isStateless { fenceOwnIO(of: table) } else { crash(table) }
         }
         parked.sort { requests[$0].started < requests[$1].started }
         for request in parked.reversed() {
@@ -180,6 +180,19 @@ extension Engine {
             requests[request].status = .ok
             volume.inFlight -= 1
             volume.deferred.prepend(request)
+        }
+    }
+
+    /// Something of the table's was abandoned in flight: it is dead from here on. Its own I/O below is abandoned, too, and
+    /// what it still wants to do is not done (`carryOut`): a write of it must not come after those of the next table.
+    func crash(_ table: Table) {
+        if table.crashed { return }
+        table.crashed = true
+        let handles = table.targets.map(\.handle)
+        for target in table.targets { target.abandoned() }
+        timers.removeAll { handles.contains($0.target) }
+        for index in 0..<UInt32(pieces.capacity) where pieces[index].own && pieces[index].place == .below && !pieces[index].orphan {
+            if handles.contains(pieces[index].target) { orphan(index) }
         }
     }
 

@@ -83,8 +83,11 @@ open class Target {
     open func identified(_ device: DeviceID, _ identity: DeviceIdentity, now: Nanoseconds, into actions: inout ActionList) {}
     /// The answer to `.record`.
     open func recorded(_ device: DeviceID, _ status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {}
-    /// Before `preresume`: the target that stood in this place and was suspended without flushing. Whoever works on the
-    /// same devices may take over what it held in memory.
+    /// I/O of the table was abandoned in flight: this target is called for `succeed` only, and its actions are not carried out.
+    /// Of its own I/O below nobody knows how much was or will be done, but it is done before anything of its successor's.
+    open func abandoned() {}
+    /// Before `preresume`: the target that stood in this place and was suspended without flushing, or abandoned. Whoever
+    /// works on the same devices may take over what it held in memory.
     open func succeed(_ predecessor: Target) {}
     open func begin(_ phase: Phase, now: Nanoseconds, into actions: inout ActionList) { actions.append(.phaseDone) }
 

@@ -81,7 +81,7 @@ public final class Table {
     /// The lines it came from, to construct a crashed stateful table anew.
     let lines: [TableLine]
     unowned let volume: Volume
-    /// A stateful target was abandoned with I/O in flight; its memory is not to be trusted.
+    /// A stateful target was abandoned with I/O in flight; nothing it does counts any more.
     var crashed = false
     // A phase that is being run over all targets.
     var phaseOutstanding = 0

@@ -14,13 +14,26 @@ struct SSDCacheClosing {
 }
 
 extension SSDCacheTarget {
+    /// Nothing of the target's own is under way below.
+    private var isQuiet: Bool {
+        activeOps == 0 && ranges_.isEmpty && round == nil && commit == nil && markQueue.isEmpty && flushes.isEmpty && update == nil
+    }
+
+    /// A suspend without flushing ends when nothing more is under way; what takes too long, the engine abandons.
+    func advanceQuieting(_ actions: inout ActionList) {
+        if !isQuiet { return }
+        quieting = false
+        heldInMemory = superblock?.state == .inUse
+        emit(.phaseDone, &actions)
+    }
+
     func advanceClosing(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let c = closing, c.step == .committing else { return }
         if c.failed {
+            if !isQuiet { return }
             return endClosing(TargetError("writing the cache's metadata failed; it stays marked as in use", status: .io), &actions)
         }
-        if activeOps > 0 || !ranges_.isEmpty || round != nil || commit != nil || !markQueue.isEmpty || !flushes.isEmpty { return }
-        if update != nil { return }  // a change of mode
+        if !isQuiet { return }
         if pages.contains(where: \.stale) {
             startCommit(now, &actions)
             return  // without memory the timer tries again
@@ -34,7 +47,7 @@ extension SSDCacheTarget {
 
     private func read(_ offset: UInt64, _ length: UInt64, _ tag: UInt64, _ actions: inout ActionList) {
         guard closing != nil else { return }
-        guard let buffer = arena.allocate(Int(length), for: .metadata) else {
+        guard let buffer = borrow(Int(length)) else {
             return endClosing(TargetError("there is no memory to close the cache", status: .noMemory), &actions)
         }
         emit(
@@ -45,7 +58,7 @@ extension SSDCacheTarget {
     }
 
     func closingDone(_ tag: UInt64, _ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        defer { if operation.operation != .flush { arena.release(operation.buffer) } }
+        defer { giveBack(operation.buffer) }
         guard let c = closing else { return }
         if !status.isOK {
             return endClosing(TargetError("closing the cache failed (errno \(status.errno))", status: status), &actions)

@@ -104,6 +104,7 @@ extension SSDCacheTarget {
             switch waiter {
             case .operation(let id): marked(id, status, now, &actions)
             case .range(let piece): rangeMarked(piece, status, now, &actions)
+            case .startup: startupMarked(status, now, &actions)
             }
         }
         armCommit(now, &actions)
@@ -215,7 +216,10 @@ extension SSDCacheTarget {
         if !status.isOK { commit?.failed = true }
         commit?.pending -= 1
         guard let current = commit, current.pending == 0 else { return }
-        if current.failed { return endCommit(false, now, &actions) }
+        if current.failed {
+            endCommit(false, now, &actions)
+            return startMarkRound(now, &actions)  // the bitmap may be free again
+        }
         switch current.step {
         case .flushing:
             backingWrites.flushed(current.backingMark)
@@ -280,8 +284,10 @@ extension SSDCacheTarget {
         let base = item.page * Int(layout.slotsPerPage)
         let mine = SSDCacheSlots.dirtyOnDisk[Int(item.copy)], others = SSDCacheSlots.dirtyOnDisk[1 - Int(item.copy)]
         var lags = false
+        // A slot that changed hands since the snapshot stands on disk as its former block's.
+        let kept = pages[item.page].changes == item.changes ? 0 : SSDCacheSlots.formerOnDisk
         for (i, content) in item.content.enumerated() where base + i < slots.count {
-            var flags = slots.flags[base + i] & ~(SSDCacheSlots.cleanOnDisk | mine)
+            var flags = slots.flags[base + i] & ~(SSDCacheSlots.cleanOnDisk | SSDCacheSlots.formerOnDisk & ~kept | mine)
             if content & 1 != 0 { flags |= SSDCacheSlots.cleanOnDisk }
             if content & 2 != 0 { flags |= mine }
             if content & 2 == 0 && flags & others != 0 { lags = true }

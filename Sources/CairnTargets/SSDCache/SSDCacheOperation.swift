@@ -19,12 +19,12 @@ struct SSDCacheOperation {
     var slot: Int32 = -1
     /// The rest of the chain.
     var next: Int32 = -1
-    /// A write had to wait for these sectors.
+    /// A write had to wait for sectors that were being written, in the backing or in the cache.
     var waited = false
     /// A read whose data must not reach the cache any more.
     var stale = false
     var answered = false
-    /// A write that also goes to the slot.
+    /// The data of a write, or of a read of the backing, also goes to the slot.
     var copies = false
     /// A write that goes to the slot only and leaves it dirty.
     var leavesDirty = false
@@ -42,15 +42,11 @@ struct SSDCacheOperation {
     }
 }
 
-/// A discard or write-zeroes over many blocks. Waits for what is in flight in its range; what comes later waits for it.
-struct SSDCacheRange {
-    let piece: Piece
-    var started = false
-}
-
 enum SSDCacheWaiter {
     case operation(Int32)
     case range(PieceID)
+    /// The end of a preresume that dropped entries.
+    case startup
 }
 
 extension SSDCacheTarget {
@@ -100,17 +96,19 @@ extension SSDCacheTarget {
     }
 
     /// Start an operation unless an earlier one of its block, or a range, has its sectors.
-    private func tryStart(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
+    func tryStart(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
         let op = ops[Int(id)]
         for range in ranges_ where op.overlaps(range, layout.blockSectors) { return }
-        var busy = false
+        var busy = false, mustWait = false
         var earlier = index[op.block]
         while earlier >= 0 && earlier != id {
             let other = ops[Int(earlier)]
             if op.overlaps(other) {
                 if op.isWrite {
                     switch other.phase {
-                    case .populating, .readingCache, .readingBoth, .marking, .fetching, .cleaning: busy = true
+                    // A reader is waited for, too, but it does not make the sectors busy.
+                    case .readingCache, .readingBoth, .fetching: mustWait = true
+                    case .populating, .marking, .cleaning: busy = true
                     default: if other.isWrite { busy = true } else { ops[Int(earlier)].stale = true }
                     }
                 } else if other.isWrite || other.phase == .populating || other.phase == .marking {
@@ -120,7 +118,8 @@ extension SSDCacheTarget {
             earlier = other.next
         }
         if !op.isWrite { return startRead(id, busy: busy, &actions) }
-        if busy { ops[Int(id)].waited = true } else { startWrite(id, now, &actions) }
+        if busy { ops[Int(id)].waited = true }
+        if !busy && !mustWait { startWrite(id, now, &actions) }
     }
 
     // MARK: Lookup
@@ -195,6 +194,23 @@ extension SSDCacheTarget {
         slots.flags[slot] & SSDCacheSlots.cleanOnDisk != 0 && !pages[page(of: slot)].inDoubt
     }
 
+    /// Before the backing, or a dirty sector, makes a block's old content outdated: ask for the doubt bits of the pages that may
+    /// still say on disk that a slot holds it, though memory has forgotten (evicted, dropped, or its mark failed). Which block
+    /// a slot held before is not remembered, so one that may be another's counts, too. False: there is none.
+    func disown(_ block: UInt64) -> Bool {
+        var found = false
+        var bucket = placement.first(block)
+        for probe in 0...settings.associativity {
+            let base = Int(bucket) * 16
+            for slot in base..<(base + 16) where slots.flags[slot] & SSDCacheSlots.formerOnDisk != 0 && !pages[page(of: slot)].inDoubt {
+                markPages.append(page(of: slot))
+                found = true
+            }
+            if probe < settings.associativity { bucket = placement.next(bucket, block) }
+        }
+        return found
+    }
+
     func place(_ slot: Int32, _ sector: Int) -> Sectors {
         Bytes(layout.dataOffset(slot: UInt64(slot))).sectors + Sectors(UInt64(sector))
     }
@@ -204,13 +220,13 @@ extension SSDCacheTarget {
     private func startRead(_ id: Int32, busy: Bool, _ actions: inout ActionList) {
         let op = ops[Int(id)]
         let found = find(op.block)
+        ops[Int(id)].copies = !busy && !settings.disableWriteback
         if busy {
             if let slot = found, slots.hasDirty(slot, op.first, op.count) {
                 ops[Int(id)].waited = true  // the backing has older data: when the others have ended, the cache has it all
                 return
             }
             tally.readBusy += 1
-            ops[Int(id)].stale = true
         } else if let slot = found, slots.isValid(slot, op.first, op.count) {
             tally.readClean += 1
             slots.touch(slot)
@@ -303,13 +319,13 @@ extension SSDCacheTarget {
         slots.clear(slot, op.first, op.count)
         changed(slot)
         armCommit(now, &actions)
-        ops[Int(id)].stale = true
+        ops[Int(id)].copies = false
         readBacking(id, &actions)
     }
 
     private func backingReadEnded(_ id: Int32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         let op = ops[Int(id)]
-        if !status.isOK || settings.disableWriteback || suspending {
+        if !status.isOK || !op.copies || suspending {
             emit(.complete(op.piece.id, status), &actions)
             return finish(id, now, &actions)
         }
@@ -361,43 +377,57 @@ extension SSDCacheTarget {
         var slot = find(op.block)
         var copies = settings.mode == .writethrough
         if settings.mode == .writeback || slot.map({ slots.hasDirty($0, op.first, op.count) }) ?? false {
-            if slot == nil { slot = placeForWrite(op.block) } else { countBusyOrInvalid(op) }
+            if slot == nil { slot = placeForWrite(op.block) } else { _ = countBusyOrInvalid(op) }
             if let slot { return startWriteBack(id, slot, now, &actions) }
             wantsRoom(now, &actions)
-            return write(id, &actions)
+            return mark(id, now, &actions)
         }
-        if let slot {
-            countBusyOrInvalid(op)
-            if op.waited && copies { copies = settings.queueBusy }
-            slots.clear(slot, op.first, op.count)
-            changed(slot)
-        } else if copies {
+        if slot != nil || op.waited && !copies {
+            copies = countBusyOrInvalid(op) && copies
+        } else if copies || mustSkip(op.block) {
             slot = placeForWrite(op.block)
             copies = slot != nil
         } else {
             tally.writeMiss += 1
         }
+        if let slot {
+            slots.clear(slot, op.first, op.count)
+            changed(slot)
+        }
         ops[Int(id)].copies = copies
         if let slot {
             slots.references[slot] += 1
             ops[Int(id)].slot = Int32(slot)
-            if needsMark(slot) {
-                ops[Int(id)].phase = .marking
-                markQueue.append(.operation(id))
-                markPages.append(page(of: slot))
-                return startMarkRound(now, &actions)
-            }
         }
-        write(id, &actions)
+        mark(id, now, &actions)
     }
 
-    private func countBusyOrInvalid(_ op: SSDCacheOperation) {
-        if op.waited && settings.mode != .readcache {
-            if settings.queueBusy { tally.writeBusy += 1 } else { tally.writeCancel += 1 }
-        } else {
-            tally.writeInvalid += 1
+    /// Write when every page that must be in doubt for it is.
+    private func mark(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
+        var mustWait = disown(ops[Int(id)].block)
+        if case let slot = Int(ops[Int(id)].slot), slot >= 0, needsMark(slot) {
+            markPages.append(page(of: slot))
+            mustWait = true
         }
+        if !mustWait { return write(id, &actions) }
+        ops[Int(id)].phase = .marking
+        markQueue.append(.operation(id))
+        startMarkRound(now, &actions)
     }
+
+    /// A write to sectors that the cache knows, or had to wait for. False when its data shall not go to the cache.
+    private func countBusyOrInvalid(_ op: SSDCacheOperation) -> Bool {
+        if !op.waited {
+            tally.writeInvalid += 1
+        } else if settings.queueBusy && settings.mode != .readcache {
+            tally.writeBusy += 1
+        } else {
+            tally.writeCancel += 1
+            return false
+        }
+        return true
+    }
+    private func mustSkip(_ block: UInt64) -> Bool { settings.skipWriteInsert && !bucketExists[Int(placement.first(block))] }
 
     /// The write goes to the slot only. Until it has ended the slot's clean sectors in its range count for nothing.
     private func startWriteBack(_ id: Int32, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -406,18 +436,12 @@ extension SSDCacheTarget {
         slots.references[slot] += 1
         ops[Int(id)].slot = Int32(slot)
         ops[Int(id)].leavesDirty = true
-        if needsMark(slot) {
-            changed(slot)
-            ops[Int(id)].phase = .marking
-            markQueue.append(.operation(id))
-            markPages.append(page(of: slot))
-            return startMarkRound(now, &actions)
-        }
-        write(id, &actions)
+        if needsMark(slot) { changed(slot) }
+        mark(id, now, &actions)
     }
 
     private func placeForWrite(_ block: UInt64) -> Int? {
-        if settings.skipWriteInsert && !bucketExists[Int(placement.first(block))] {
+        if mustSkip(block) {
             tally.writeSkip += 1
             return nil
         }
@@ -459,7 +483,7 @@ extension SSDCacheTarget {
             if status.isOK { return write(id, &actions) }
             // The old entry on disk could not be disowned: the write must not happen.
             emit(.complete(op.piece.id, status), &actions)
-            return endOnSlot(id, valid: false, now, &actions)
+            return op.slot >= 0 ? endOnSlot(id, valid: false, now, &actions) : finish(id, now, &actions)
         }
         if status.isOK && !op.stale { return populate(id, &actions) }
         tally.populateCancelled += 1
@@ -486,7 +510,7 @@ extension SSDCacheTarget {
         if ops[Int(id)].pending > 0 { return }
         let op = ops[Int(id)]
         if !op.isWrite && !op.failed { tally.populated += 1 }
-        let good = !op.failed && !op.stale && (op.copies || !op.isWrite)
+        let good = !op.failed && !op.stale && op.copies
         if op.slot >= 0 { endOnSlot(id, valid: good, now, &actions) } else { finish(id, now, &actions) }
     }
 
@@ -557,83 +581,5 @@ extension SSDCacheTarget {
             if ops[Int(next)].phase == .waiting { tryStart(next, now, &actions) }
             next = following
         }
-    }
-
-    // MARK: Ranges
-
-    /// Start the ranges that nothing in flight overlaps.
-    func startRanges(_ now: Nanoseconds, _ actions: inout ActionList) {
-        if ranges_.isEmpty { return }
-        for i in ranges_.indices where !ranges_[i].started {
-            let range = ranges_[i]
-            let blocked =
-                ops.contains { $0.phase != .free && $0.phase != .waiting && $0.overlaps(range, layout.blockSectors) }
-                || ranges_[..<i].contains { other in
-                    other.piece.sector < range.piece.sector + range.piece.count
-                        && range.piece.sector < other.piece.sector + other.piece.count
-                }
-            if blocked { continue }
-            ranges_[i].started = true
-            if invalidate(range.piece) {
-                markQueue.append(.range(range.piece.id))
-                startMarkRound(now, &actions)
-            } else {
-                sendRange(range.piece, &actions)
-            }
-        }
-    }
-
-    /// Drop the cached sectors of a range; true when doubt bits must become durable first.
-    private func invalidate(_ piece: Piece) -> Bool {
-        let size = layout.blockSectors, first = piece.sector.count, end = first + piece.count.count
-        var mark = false
-        for block in (first / size)...((end - 1) / size) {
-            guard let slot = find(block) else { continue }
-            let low = max(first, block * size), high = min(end, (block + 1) * size)
-            if needsMark(slot) {
-                mark = true
-                markPages.append(page(of: slot))
-            }
-            // What only the cache has is given up when the backing has done its part.
-            slots.clearClean(slot, Int(low - block * size), Int(high - low))
-            changed(slot)
-            if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
-        }
-        return mark
-    }
-
-    /// The backing has done the range: dirty sectors there are outdated, here and (by the next flush) on disk.
-    private func dropDirty(_ piece: Piece) {
-        if slots.dirtySlots == 0 { return }
-        let size = layout.blockSectors, first = piece.sector.count, end = first + piece.count.count
-        for block in (first / size)...((end - 1) / size) {
-            guard let slot = find(block), slots.isDirty(slot) else { continue }
-            let low = max(first, block * size), high = min(end, (block + 1) * size)
-            slots.clear(slot, Int(low - block * size), Int(high - low))
-            changed(slot)
-            needsCommit(page(of: slot))
-            if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
-        }
-    }
-
-    func sendRange(_ piece: Piece, _ actions: inout ActionList) {
-        emit(.remapNotify(piece.id, backing.id, piece.sector, tag: .max), &actions)
-    }
-
-    func rangeMarked(_ id: PieceID, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let range = ranges_.first(where: { $0.piece.id == id }) else { return }
-        if status.isOK { sendRange(range.piece, &actions) } else { rangeEnded(range.piece, status, now, &actions) }
-    }
-
-    private func rangeEnded(_ piece: Piece, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        backingWrites.wrote()
-        if status.isOK { dropDirty(piece) }
-        if status.isOK && piece.flags.contains(.fua) && !backingIsAll {
-            addFlush(piece.id, now, &actions)
-        } else {
-            emit(.complete(piece.id, status), &actions)
-        }
-        ranges_.removeAll { $0.piece.id == piece.id }
-        for id in ops.indices where ops[id].phase == .waiting { tryStart(Int32(id), now, &actions) }
     }
 }

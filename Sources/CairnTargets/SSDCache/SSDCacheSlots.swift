@@ -26,6 +26,8 @@ final class SSDCacheSlots {
     static let isDirty: UInt8 = 8
     /// Dirty sectors could not be read.
     static let unreadable: UInt8 = 16
+    /// Clean sectors that stand on disk are (also) of a block that the slot held before.
+    static let formerOnDisk: UInt8 = 32
     private(set) var used = 0
     private(set) var dirtySlots = 0
     private(set) var dirtySectors = 0
@@ -87,16 +89,21 @@ final class SSDCacheSlots {
     func isDirty(_ slot: Int) -> Bool { flags[slot] & Self.isDirty != 0 }
 
     func assign(_ slot: Int, block: UInt64) {
-        if keys[slot] == 0 { used += 1 }
+        if keys[slot] == 0 { used += 1 } else { noteFormer(slot) }
         keys[slot] = block + 1
         uses[slot] = 0
         clear(slot, 0, words * 64)
     }
     func free(_ slot: Int) {
-        if keys[slot] != 0 { used -= 1 }
+        if keys[slot] != 0 {
+            used -= 1
+            noteFormer(slot)
+        }
         keys[slot] = 0
         clear(slot, 0, words * 64)
     }
+
+    private func noteFormer(_ slot: Int) { if flags[slot] & Self.cleanOnDisk != 0 { flags[slot] |= Self.formerOnDisk } }
 
     func touch(_ slot: Int) {
         clock &+= 1

@@ -5,7 +5,7 @@ import CairnFormats
 /// Open and preresume: the superblocks, the backing's identity, the doubt bitmap, the entry table. Open reads the
 /// superblocks only and writes nothing; preresume reads everything anew, for the old table may have changed it.
 struct SSDCacheStartup {
-    enum Step { case superblocks, identity, closeFacts, bitmap, table, updating }
+    enum Step { case superblocks, identity, closeFacts, bitmap, table, updating, marking }
     let resuming: Bool
     var step = Step.superblocks
     var pending = 0
@@ -33,7 +33,7 @@ extension SSDCacheTarget {
 
     /// Read into a fresh buffer; it is released when `startupRead` returns.
     private func read(_ device: DeviceID, _ offset: UInt64, _ length: UInt64, _ tag: UInt64, _ actions: inout ActionList) {
-        guard let buffer = arena.allocate(Int(length), for: .metadata) else {
+        guard let buffer = borrow(Int(length)) else {
             return fail(TargetError("there is no memory to read the cache's metadata", status: .noMemory), &actions)
         }
         emit(
@@ -52,7 +52,7 @@ extension SSDCacheTarget {
     func startupRead(
         _ tag: UInt64, _ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList
     ) {
-        defer { arena.release(operation.buffer) }
+        defer { giveBack(operation.buffer) }
         guard var s = startup else { return }
         if !status.isOK {
             return fail(TargetError("reading the cache's metadata failed (errno \(status.errno))", status: status), &actions)
@@ -79,7 +79,7 @@ extension SSDCacheTarget {
             tableRead(bytes, firstPage: s.at, count: s.chunk)
             startup?.at += s.chunk
             readNextPages(now, &actions)
-        case .identity, .updating: break
+        case .identity, .updating, .marking: break
         }
     }
 
@@ -88,6 +88,19 @@ extension SSDCacheTarget {
         if !status.isOK {
             let what = step == .recording ? "remembering the cache in the state directory" : "writing the cache's superblock"
             return fail(TargetError("\(what) failed (errno \(status.errno))", status: status), &actions)
+        }
+        if markPages.isEmpty { return startupMarked(.ok, now, &actions) }
+        startup?.step = .marking
+        markQueue.append(.startup)
+        startMarkRound(now, &actions)
+    }
+
+    /// The pages that lost entries in memory are in doubt on disk, too: no look-up finds such an entry, so no write would disown
+    /// it, and the next table could find it again.
+    func startupMarked(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if startup == nil { return }
+        if !status.isOK {
+            return fail(TargetError("writing the cache's metadata failed (errno \(status.errno))", status: status), &actions)
         }
         startup = nil
         suspending = false
@@ -120,6 +133,7 @@ extension SSDCacheTarget {
         bucketExists = Array(repeating: settings.preload, count: Int(layout.buckets))
         pageSequence = 0
         needPages = []
+        markPages = []
         // Another cache had the backing since: what it wrote there, this one does not know.
         if let record = backing.record, record.cache != found.uuidText, !record.cache.isEmpty { distrust = true }
         startup?.dropAll = distrust
@@ -200,6 +214,7 @@ extension SSDCacheTarget {
         superblock?.epoch += 1
         slots = SSDCacheSlots(layout)
         pages = Array(repeating: Page(), count: Int(layout.pages))
+        markPages = []
         tally.droppedAtOpen = UInt64(slots.count)
         emit(.event, &actions)
         activate(now, &actions)
@@ -275,6 +290,7 @@ extension SSDCacheTarget {
                 // It may have been the newer one: clean sectors of the other are not trusted, and the page is written anew.
                 // Dirty ones are right: no slot is reused before both copies say that it is not dirty.
                 pages[page].stale = true
+                if !pages[page].inDoubt { markPages.append(page) }
                 tally.droppedAtOpen += layout.slotsPerPage
                 if pages[page].damaged == 3 && superblock.mayBeDirty {
                     startup?.problem = TargetError(
@@ -360,6 +376,7 @@ extension SSDCacheTarget {
         for slot in drop where slots.keys[slot] != 0 {
             slots.free(slot)
             changed(slot)
+            if !pages[page(of: slot)].inDoubt { markPages.append(page(of: slot)) }
             tally.droppedAtOpen += 1
         }
     }

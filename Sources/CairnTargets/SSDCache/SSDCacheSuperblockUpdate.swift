@@ -20,7 +20,7 @@ extension SSDCacheTarget {
     }
 
     private func writeSuperblock(at offset: UInt64, _ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let superblock, let buffer = arena.allocate(4096, for: .metadata) else {
+        guard let superblock, let buffer = borrow(4096) else {
             return endUpdate(.noMemory, now, &actions)
         }
         superblock.encode(into: arena.bytes(buffer))
@@ -32,7 +32,7 @@ extension SSDCacheTarget {
     }
 
     func updateDone(_ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        if operation.operation == .write { arena.release(operation.buffer) }
+        if operation.operation == .write { giveBack(operation.buffer) }
         guard let current = update else { return }
         if !status.isOK { return endUpdate(status, now, &actions) }
         switch current.step {

@@ -8,9 +8,9 @@ import DequeModule
 ///
 /// Order of writes, and what a crash leaves. An entry on disk says "these sectors of the slot equal the backing" of its
 /// clean sectors and "these are newer than the backing" of its dirty ones.
-/// 1. Before the backing is changed under an entry that may be valid on disk, or its slot is given to another block, the
-///    entry page's doubt bit is written and the cache flushed. Crash after that: the page is dropped at the next open.
-///    Crash before: nothing has changed.
+/// 1. Before the backing is changed under an entry that may be valid on disk (memory may have forgotten it: evicted, dropped), or
+///    its slot is given to another block, the entry page's doubt bit is written and the cache flushed. Crash after that: the
+///    page is dropped at the next open. Crash before: nothing has changed.
 /// 2. Then backing and slot are written in any order; the caller is answered when the backing is. Crash: page in doubt.
 /// 3. Commit, lazily: take a snapshot of the page, flush backing and cache (all that the snapshot calls valid), write
 ///    the page to its other copy, flush the cache, and only then clear the doubt bit, if nothing changed meanwhile. Crash
@@ -79,6 +79,12 @@ package final class SSDCacheTarget: Target {
     var cleaner = SSDCacheCleaner()
     /// Suspended without flushing: memory knows more than the disk, and whoever resumes goes on with it.
     var heldInMemory = false
+    /// A suspend without flushing waits for what is under way.
+    var quieting = false
+    /// Why this target cannot go on from its predecessor.
+    private var refusal: TargetError?
+    /// Buffers of reads and writes of the superblocks, the tables and the backing's ends.
+    private var borrowed: [Buffer] = []
 
     // Flushes
     var flushes: [SSDCacheFlush] = []
@@ -152,7 +158,18 @@ package final class SSDCacheTarget: Target {
             if op.retained { arena.release(op.piece.buffer) }
             if !op.buffer.isNone { arena.release(op.buffer) }
         }
-        for buffer in (round?.buffers ?? []) + (commit?.buffers ?? []) { arena.release(buffer) }
+        for buffer in (round?.buffers ?? []) + (commit?.buffers ?? []) + borrowed { arena.release(buffer) }
+    }
+
+    func borrow(_ length: Int) -> Buffer? {
+        guard let buffer = arena.allocate(length, for: .metadata) else { return nil }
+        borrowed.append(buffer)
+        return buffer
+    }
+    func giveBack(_ buffer: Buffer) {
+        guard let at = borrowed.firstIndex(of: buffer) else { preconditionFailure("a buffer came back that was not lent") }
+        borrowed.remove(at: at)
+        arena.release(buffer)
     }
 
     // MARK: Actions
@@ -237,14 +254,18 @@ package final class SSDCacheTarget: Target {
         switch phase {
         case .open: beginStartup(resuming: false, now, &actions)
         case .preresume:
+            if let refusal { return emit(.phaseFailed(refusal), &actions) }
             if heldInMemory { return continueFromMemory(now, &actions) }
             beginStartup(resuming: true, now, &actions)
         case .presuspend:
             suspending = true
             emit(.phaseDone, &actions)
         case .postsuspend(let noflush):
-            heldInMemory = noflush && superblock?.state == .inUse
-            if noflush || superblock?.state != .inUse { return emit(.phaseDone, &actions) }
+            if superblock?.state != .inUse { return emit(.phaseDone, &actions) }
+            if noflush {
+                quieting = true
+                return settle(now, &actions)
+            }
             closing = SSDCacheClosing()
             settle(now, &actions)
         }
@@ -255,6 +276,7 @@ package final class SSDCacheTarget: Target {
         startRanges(now, &actions)
         while activeOps < Self.maximumOperations, let piece = backlog.popFirst() { accept(piece, now, &actions) }
         if closing != nil { advanceClosing(now, &actions) }
+        if quieting { advanceQuieting(&actions) }
     }
 
     /// A suspend without flushing has ended: nothing on disk is newer than what is in memory.
@@ -268,10 +290,22 @@ package final class SSDCacheTarget: Target {
         armCleaner(now, &actions)
     }
 
+    /// What is in memory stays true: it never claims more than the disk has, and calls nothing done that is under way.
+    package override func abandoned() {
+        heldInMemory = superblock?.state == .inUse && startup == nil && update == nil
+    }
+
     package override func succeed(_ predecessor: Target) {
-        guard let old = predecessor as? SSDCacheTarget, old.heldInMemory, old.backing.id == backing.id, old.cache.id == cache.id,
-            old.settings.blockSectors == settings.blockSectors, old.settings.associativity <= settings.associativity
-        else { return }
+        guard let old = predecessor as? SSDCacheTarget, old.heldInMemory, old.cache.id == cache.id else { return }
+        if old.backing.id != backing.id || old.settings.blockSectors != settings.blockSectors
+            || old.settings.associativity > settings.associativity
+        {
+            if old.slots.dirtySlots == 0 { return }
+            refusal = TargetError(
+                "the table that was suspended without flushing holds data that only its cache has", status: .busy,
+                hint: "keep backing and blocksize, and assoc \(old.settings.associativity) or more; or resume, and suspend with flushing")
+            return
+        }
         superblock = old.superblock
         layout = old.layout
         placement = old.placement

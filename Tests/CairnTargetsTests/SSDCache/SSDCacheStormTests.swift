@@ -5,43 +5,6 @@ import CairnSim
 import CairnTargets
 import Testing
 
-/// A simulated host with a formatted cache of 64 blocks of 4 KiB in front of 512 KiB.
-private struct Stage {
-    static let backingSectors: UInt64 = 1024
-    static let cacheSectors: UInt64 = 2560
-    let host: SimHost
-    let table: String
-
-    init(seed: UInt64, words: String, volatile: Bool = true) throws {
-        host = SimHost(types: allTargets, seed: seed)
-        host.addDisk("back", sectors: Self.backingSectors) { $0.volatileCache = volatile }
-        host.addDisk("fast", sectors: Self.cacheSectors) { $0.volatileCache = volatile }
-        table = "0 \(Self.backingSectors) ssdcache back fast blocksize 8 \(words)"
-        try format()
-    }
-
-    private func format() throws {
-        let layout = try #require(SSDCacheLayout(blockSectors: 8, deviceBytes: Self.cacheSectors * 512))
-        var superblock = SSDCacheSuperblock(
-            uuid: (1...16).map { UInt8($0) }, layout: layout, cacheSectors: Self.cacheSectors, backingSectors: Self.backingSectors)
-        superblock.backing.kind = DeviceIdentity.Kind.simulated.rawValue
-        superblock.backing.name = "back"
-        superblock.state = .inUse
-        var bytes = [UInt8](repeating: 0, count: 4096)
-        bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
-        let volume = try host.create("format", "0 \(Self.cacheSectors) linear fast 0")
-        #expect(host.write(volume, 0, bytes).isOK)
-        #expect(host.write(volume, 128, bytes).isOK)
-        #expect(host.flush(volume).isOK)
-        try host.remove(volume)
-    }
-
-    func open() throws -> Volume { try host.create("v", table) }
-    func counter(_ volume: Volume, _ name: String) -> UInt64 {
-        volume.live?.targets.first?.counters().first { $0.name == name }?.value ?? 0
-    }
-}
-
 /// What each sector may hold: version numbers in the order they were written, from the last that is certain on.
 private struct Model {
     struct Sector {
@@ -53,23 +16,6 @@ private struct Model {
     var sectors = [Sector](repeating: Sector(), count: Int(Stage.backingSectors))
     private var next: UInt32 = 0
 
-    static func content(_ sector: UInt64, _ version: UInt32) -> [UInt8] {
-        if version == 0 { return [UInt8](repeating: 0, count: 512) }
-        var bytes: [UInt8] = []
-        for _ in 0..<64 {
-            for shift in stride(from: 0, to: 32, by: 8) { bytes.append(UInt8(truncatingIfNeeded: version >> UInt32(shift))) }
-            for shift in stride(from: 0, to: 32, by: 8) { bytes.append(UInt8(truncatingIfNeeded: sector >> UInt64(shift))) }
-        }
-        return bytes
-    }
-    static func version(_ bytes: ArraySlice<UInt8>, _ sector: UInt64) -> UInt32? {
-        // Tears happen between sectors, so three of the 64 groups tell.
-        let start = bytes.startIndex
-        func word(_ at: Int) -> UInt32 { (0..<4).reduce(UInt32(0)) { $0 | UInt32(bytes[start + at + $1]) << UInt32($1 * 8) } }
-        let version = word(0)
-        for group in [0, 256, 504] where word(group) != version || word(group + 4) != (version == 0 ? 0 : UInt32(sector)) { return nil }
-        return version
-    }
     mutating func newVersion() -> UInt32 { next += 1; return next }
     /// A write of zeroes is a version of its own, too, though it reads as 0.
     mutating func newZero() -> UInt32 { newVersion() | 1 << 31 }
@@ -119,7 +65,7 @@ private func storm(_ host: SimHost, _ volume: Volume, _ model: inout Model, _ ra
                 zero
                 ? host.submit(.writeZeroes, to: volume, start, length)
                 : host.submit(
-                    .write, to: volume, start, data: range.flatMap { Model.content($0, version) }, flags: random.below(6) == 0 ? .fua : [])
+                    .write, to: volume, start, data: range.flatMap { sectorContent($0, version) }, flags: random.below(6) == 0 ? .fua : [])
             flights.append(Flight(token: token, kind: .write(range)))
         default: flights.append(Flight(token: host.submit(.flush, to: volume), kind: .flush(model.answered)))
         }
@@ -147,7 +93,7 @@ private func judge(_ host: SimHost, _ flights: inout [Flight], _ model: inout Mo
             guard let data = host.data(of: flight.token) else { continue }
             for (i, floor) in floors.enumerated() {
                 let s = start + UInt64(i)
-                let found = Model.version(data[i * 512..<(i + 1) * 512], s)
+                let found = sectorVersion(data[i * 512..<(i + 1) * 512], s)
                 let versions = model.sectors[Int(s)].versions
                 let allowed = versions[(versions.firstIndex(of: floor) ?? 0)...].map(Model.shown)
                 #expect(
@@ -170,7 +116,7 @@ private func checkAll(_ host: SimHost, _ volume: Volume, _ model: inout Model, _
             }
             for i in 0..<UInt64(64) {
                 let s = start + i
-                let found = Model.version(data[Int(i) * 512..<Int(i + 1) * 512], s)
+                let found = sectorVersion(data[Int(i) * 512..<Int(i + 1) * 512], s)
                 if round == 0 {
                     #expect(
                         found.map { model.sectors[Int(s)].versions.map(Model.shown).contains($0) } ?? false,
@@ -225,7 +171,7 @@ struct SSDCacheStormTests {
     func warmRestart() throws {
         let stage = try Stage(seed: 3, words: "writethrough")
         var volume = try stage.open()
-        let data = (0..<UInt64(64)).flatMap { Model.content($0, 9) }
+        let data = (0..<UInt64(64)).flatMap { sectorContent($0, 9) }
         #expect(stage.host.write(volume, 0, data).isOK)
         try stage.host.remove(volume)
         volume = try stage.open()
@@ -257,7 +203,7 @@ struct SSDCacheStormTests {
         stage.host.disk("back")?.latency = 5_000_000...5_000_000
         let old = stage.host.submit(.read, to: volume, 0, 8)
         stage.host.run(for: .milliseconds(1))
-        let new = (0..<UInt64(8)).flatMap { Model.content($0, 2) }
+        let new = (0..<UInt64(8)).flatMap { sectorContent($0, 2) }
         #expect(stage.host.write(volume, 0, new).isOK)
         #expect(stage.host.answer(old).isOK)
         stage.host.run(for: .milliseconds(50))
@@ -269,7 +215,7 @@ struct SSDCacheStormTests {
     func discard() throws {
         let stage = try Stage(seed: 6, words: "writethrough")
         let volume = try stage.open()
-        #expect(stage.host.write(volume, 0, (0..<UInt64(16)).flatMap { Model.content($0, 3) }).isOK)
+        #expect(stage.host.write(volume, 0, (0..<UInt64(16)).flatMap { sectorContent($0, 3) }).isOK)
         #expect(stage.host.discard(volume, 0, 16).isOK)
         let expected = stage.host.disk("back")?.peek(0, 16)
         #expect(stage.host.read(volume, 0, 16) == expected)
@@ -279,7 +225,7 @@ struct SSDCacheStormTests {
     func flush() throws {
         let stage = try Stage(seed: 7, words: "writethrough")
         let volume = try stage.open()
-        let data = (0..<UInt64(8)).flatMap { Model.content($0, 4) }
+        let data = (0..<UInt64(8)).flatMap { sectorContent($0, 4) }
         #expect(stage.host.write(volume, 40, data).isOK)
         #expect(stage.host.flush(volume).isOK)
         #expect(stage.host.disk("back")?.peekDurable(40, 8) == data)
@@ -289,7 +235,7 @@ struct SSDCacheStormTests {
     func cacheReadError() throws {
         let stage = try Stage(seed: 8, words: "writethrough")
         let volume = try stage.open()
-        let data = (0..<UInt64(8)).flatMap { Model.content($0, 5) }
+        let data = (0..<UInt64(8)).flatMap { sectorContent($0, 5) }
         #expect(stage.host.write(volume, 0, data).isOK)
         stage.host.run(for: .milliseconds(20))
         stage.host.disk("fast")?.faults.append(SimDisk.Fault(.error(.io), .read))
