@@ -172,6 +172,7 @@ extension Engine {
         var seen: [LowerDevice] = []
         for use in table.uses where !use.device.readOnly && !seen.contains(where: { $0 === use.device }) {
             seen.append(use.device)
+            if !table.targets.allSatisfy({ $0.needsFlush(use.device.id) }) { continue }
             requests[index].pending += 1
             slots[target.handle]?.statistics.inFlight += 1
             let piece = pieces.take(

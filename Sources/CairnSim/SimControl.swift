@@ -62,6 +62,12 @@ extension SimHost {
         try wait(ticket)
     }
 
+    /// A message to the first target, its words apart by blanks.
+    @discardableResult package func message(_ volume: Volume, _ text: String) throws(TargetError) -> String? {
+        engine.advance(to: now)
+        return try engine.message(volume, sector: 0, words: text.split(separator: " ").map(String.init))
+    }
+
     // MARK: I/O
 
     /// The answer, or ESHUTDOWN when none comes.

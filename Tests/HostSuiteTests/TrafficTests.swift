@@ -9,7 +9,7 @@ import Testing
     /// More than the ring is deep, on four segments of two speeds.
     @Test(arguments: HostKind.allCases) func manyInFlightEndInAnyOrder(_ kind: HostKind) throws {
         try onStage(kind) { stage in
-            let volume = try stage.create("v", "0 4096 linear a 0\n4096 4096 striped 2 8 b 0 c 0\n8192 4096 delay a 8192 20")
+            let volume = try stage.create("v", "0 4096 linear a 0\n4096 4096 striped 2 8 b 0 c 0\n8192 4096 delay a 8192 500")
             let blocks = (0..<1536).map { UInt64($0) * 8 }
             let writes = blocks.map { stage.write(to: volume, $0, pattern($0, 8)) }
             #expect(stage.errors(writes) == [])

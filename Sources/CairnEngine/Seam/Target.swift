@@ -89,6 +89,8 @@ open class Target {
     /// Before `preresume`: the target that stood in this place and was suspended without flushing, or abandoned. Whoever
     /// works on the same devices may take over what it held in memory.
     open func succeed(_ predecessor: Target) {}
+    /// Must the flush of a suspend reach this device? No when it is lost, and nothing depends on it any more.
+    open func needsFlush(_ device: DeviceID) -> Bool { true }
     open func begin(_ phase: Phase, now: Nanoseconds, into actions: inout ActionList) { actions.append(.phaseDone) }
 
     // MARK: Questions

@@ -21,7 +21,8 @@ struct SSDCacheCleaner {
     var notBefore = Nanoseconds.zero
     /// Failures in a row; the pause grows with them, and after `failureLimit` it stops until a message asks again.
     var failures = 0
-    var armed = false
+    /// When its timer fires.
+    var armed: Nanoseconds?
 
     static let maximumActive = 8, queueLength = 512, failureLimit = 10
     var hasGivenUp: Bool { failures >= Self.failureLimit }
@@ -37,11 +38,17 @@ extension SSDCacheTarget {
     }
 
     func armCleaner(_ now: Nanoseconds, _ actions: inout ActionList) {
-        if cleaner.armed || slots.dirtySlots == 0 { return }
-        cleaner.armed = true
+        if slots.dirtySlots == 0 || cleaner.hasGivenUp || suspending { return }
         let idle = cleaner.lastRequest + .milliseconds(settings.tunables.cleanIdle)
-        emit(.arm(timer: Self.cleanTimer, at: max(now + .milliseconds(10), max(cleaner.notBefore, min(idle, now + .seconds(1))))), &actions)
+        let wanted = cleaner.notBefore > now ? cleaner.notBefore : mustClean ? now + .milliseconds(10) : min(idle, now + .seconds(1))
+        let at = max(now + .milliseconds(1), wanted)
+        if let armed = cleaner.armed, armed <= at { return }
+        cleaner.armed = at
+        emit(.arm(timer: Self.cleanTimer, at: at), &actions)
     }
+
+    /// Whether or not anybody is using the volume.
+    private var mustClean: Bool { cleaner.drain || cleaner.pressed || settings.mode != .writeback }
 
     private func mayClean(_ now: Nanoseconds) -> Bool {
         if slots.dirtySlots == 0 {
@@ -53,13 +60,17 @@ extension SSDCacheTarget {
         let percent = slots.dirtySlots * 100 / max(slots.count, 1)
         if percent >= settings.tunables.dirtyHigh { cleaner.pressed = true }
         if percent < settings.tunables.dirtyLow { cleaner.pressed = false }
-        if cleaner.drain || cleaner.pressed || settings.mode != .writeback { return true }
+        if mustClean { return true }
         return now >= cleaner.lastRequest + .milliseconds(settings.tunables.cleanIdle)
     }
 
     func pumpCleaner(_ now: Nanoseconds, _ actions: inout ActionList) {
         while cleaner.active < SSDCacheCleaner.maximumActive, activeOps < Self.maximumOperations, mayClean(now) {
-            if cleaner.queue.isEmpty { look() }
+            if cleaner.queue.isEmpty {
+                look()
+                // All that is left is busy, or cannot be read.
+                if cleaner.queue.isEmpty && cleaner.active == 0 { cleaner.notBefore = now + .milliseconds(100) }
+            }
             guard let slot = cleaner.queue.popLast() else { break }
             if !startCleaning(slot, now, &actions) { break }
         }

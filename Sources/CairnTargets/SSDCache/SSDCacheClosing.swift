@@ -23,7 +23,7 @@ extension SSDCacheTarget {
     func advanceQuieting(_ actions: inout ActionList) {
         if !isQuiet { return }
         quieting = false
-        heldInMemory = superblock?.state == .inUse
+        heldInMemory = superblock?.state == .inUse && alone == nil
         emit(.phaseDone, &actions)
     }
 

@@ -154,7 +154,7 @@ extension SSDCacheTarget {
 
     /// Begin a commit of some stale pages, if none is under way.
     func startCommit(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard commit == nil, superblock?.state == .inUse else { return }
+        guard commit == nil, alone == nil, superblock?.state == .inUse else { return }
         var items: [SSDCacheCommit.Item] = []
         var buffers: [Buffer] = []
         // Those that a flush may wait for come first, in their order.

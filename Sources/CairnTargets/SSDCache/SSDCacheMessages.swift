@@ -13,6 +13,7 @@ import CairnFormats
 ///     drop_clean                 forget all clean sectors
 extension SSDCacheTarget {
     func answer(_ words: [String], _ now: Nanoseconds, _ actions: inout ActionList) throws(TargetError) -> String? {
+        if alone != nil { throw TargetError("the cache device is lost, the volume goes on with its backing alone", status: .io) }
         if superblock?.state != .inUse { throw TargetError("the cache is not active", status: .busy, hint: "resume the volume first") }
         switch (words[0], words.count) {
         case ("flush", 1):

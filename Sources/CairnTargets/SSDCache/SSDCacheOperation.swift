@@ -53,6 +53,7 @@ extension SSDCacheTarget {
     // MARK: Arrival
 
     func arrived(_ piece: Piece, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if alone == .yes { return emit(.remap(piece.id, backing.id, piece.sector), &actions) }
         switch piece.operation {
         case .flush: flushArrived(piece, now, &actions)
         case .discard, .writeZeroes:
@@ -97,6 +98,7 @@ extension SSDCacheTarget {
 
     /// Start an operation unless an earlier one of its block, or a range, has its sectors.
     func tryStart(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if alone == .yes { return passThrough(id, now, &actions) }
         let op = ops[Int(id)]
         for range in ranges_ where op.overlaps(range, layout.blockSectors) { return }
         var busy = false, mustWait = false
@@ -454,7 +456,7 @@ extension SSDCacheTarget {
         return nil
     }
 
-    private func write(_ id: Int32, _ actions: inout ActionList) {
+    func write(_ id: Int32, _ actions: inout ActionList) {
         let op = ops[Int(id)]
         ops[Int(id)].phase = .writing
         ops[Int(id)].pending = op.copies ? 2 : 1
@@ -481,13 +483,17 @@ extension SSDCacheTarget {
         let op = ops[Int(id)]
         if op.isWrite {
             if status.isOK { return write(id, &actions) }
-            // The old entry on disk could not be disowned: the write must not happen.
-            emit(.complete(op.piece.id, status), &actions)
-            return op.slot >= 0 ? endOnSlot(id, valid: false, now, &actions) : finish(id, now, &actions)
+            return carryOnAlone(.operation(id), &actions) ? () : markFailed(id, status, now, &actions)
         }
         if status.isOK && !op.stale { return populate(id, &actions) }
         tally.populateCancelled += 1
         endOnSlot(id, valid: false, now, &actions)
+    }
+
+    /// The old entry on disk could not be disowned: the write must not happen.
+    func markFailed(_ id: Int32, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        emit(.complete(ops[Int(id)].piece.id, status), &actions)
+        if ops[Int(id)].slot >= 0 { endOnSlot(id, valid: false, now, &actions) } else { finish(id, now, &actions) }
     }
 
     // MARK: Ends

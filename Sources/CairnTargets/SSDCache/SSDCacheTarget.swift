@@ -76,6 +76,8 @@ package final class SSDCacheTarget: Target {
     var update: SSDCacheSuperblockUpdate?
     var pageSequence: UInt64 = 0
     var suspending = false
+    var alone: SSDCacheAlone?
+    var aloneWaiters: [SSDCacheWaiter] = []
     var cleaner = SSDCacheCleaner()
     /// Suspended without flushing: memory knows more than the disk, and whoever resumes goes on with it.
     var heldInMemory = false
@@ -229,7 +231,7 @@ package final class SSDCacheTarget: Target {
 
     package override func fired(timer: Int, now: Nanoseconds, into actions: inout ActionList) {
         if timer == Self.cleanTimer {
-            cleaner.armed = false
+            cleaner.armed = nil
             pumpCleaner(now, &actions)
             return
         }
@@ -246,7 +248,11 @@ package final class SSDCacheTarget: Target {
     }
 
     package override func recorded(_ device: DeviceID, _ status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {
-        if update?.step == .recording { endUpdate(status, now, &actions) }
+        if alone == .recording {
+            aloneRecorded(status, now, &actions)
+        } else if update?.step == .recording {
+            endUpdate(status, now, &actions)
+        }
         settle(now, &actions)
     }
 
@@ -255,6 +261,10 @@ package final class SSDCacheTarget: Target {
         case .open: beginStartup(resuming: false, now, &actions)
         case .preresume:
             if let refusal { return emit(.phaseFailed(refusal), &actions) }
+            if alone == .yes {
+                suspending = false
+                return emit(.phaseDone, &actions)
+            }
             if heldInMemory { return continueFromMemory(now, &actions) }
             beginStartup(resuming: true, now, &actions)
         case .presuspend:
@@ -262,7 +272,7 @@ package final class SSDCacheTarget: Target {
             emit(.phaseDone, &actions)
         case .postsuspend(let noflush):
             if superblock?.state != .inUse { return emit(.phaseDone, &actions) }
-            if noflush {
+            if noflush || alone == .yes {  // alone: there is nothing to be written
                 quieting = true
                 return settle(now, &actions)
             }
@@ -284,7 +294,7 @@ package final class SSDCacheTarget: Target {
         heldInMemory = false
         suspending = false
         commitArmed = false
-        cleaner.armed = false
+        cleaner.armed = nil
         emit(.phaseDone, &actions)
         if pages.contains(where: \.stale) { armCommit(now, &actions) }
         armCleaner(now, &actions)
@@ -292,7 +302,7 @@ package final class SSDCacheTarget: Target {
 
     /// What is in memory stays true: it never claims more than the disk has, and calls nothing done that is under way.
     package override func abandoned() {
-        heldInMemory = superblock?.state == .inUse && startup == nil && update == nil
+        heldInMemory = superblock?.state == .inUse && startup == nil && update == nil && alone == nil
     }
 
     package override func succeed(_ predecessor: Target) {
@@ -323,6 +333,8 @@ package final class SSDCacheTarget: Target {
         heldInMemory = true
     }
 
+    package override func needsFlush(_ device: DeviceID) -> Bool { alone != .yes || device != cache.id }
+
     // MARK: Answers
 
     package override func message(_ words: [String], now: Nanoseconds, into actions: inout ActionList) throws(TargetError) -> String? {
@@ -337,6 +349,7 @@ package final class SSDCacheTarget: Target {
             + "\tread  clean \(c.readClean) busy \(c.readBusy) invalid \(c.readInvalid) miss \(c.readMiss)\n"
             + "\twrite busy \(c.writeBusy) cancel \(c.writeCancel) invalid \(c.writeInvalid) miss \(c.writeMiss) done \(c.writeDone) skip \(c.writeSkip)\n"
             + "\tbypassed \(c.bypassed) evicts \(c.evictions) cancelled writeback \(c.populateCancelled) bio \(c.bioCancelled)"
+            + (alone == .yes ? "\n\tlost: the cache device failed, the backing is used alone" : "")
             + (settings.mode == .writeback || slots.dirtySlots > 0 ? "\n\t" + dirtyLine : "")
     }
     /// Ours; old parsers stop after four lines.

@@ -1,0 +1,67 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+
+/// The cache device is lost. In the clean modes the volume carries on with the backing alone.
+///
+/// A doubt mark that cannot be written means that old entries cannot be disowned where they stand. So the fact is made durable in
+/// another place, the state directory's record of the backing ("written without its cache"), before the first write that those
+/// entries do not know: a crash before leaves them true, after it the next opening drops them all. When the record fails, too, the
+/// write fails, and nothing has changed. With dirty sectors there is no carrying on: only the cache has them.
+enum SSDCacheAlone { case recording, yes }
+
+extension SSDCacheTarget {
+    /// A mark has failed. True: the waiter is answered later.
+    func carryOnAlone(_ waiter: SSDCacheWaiter, _ actions: inout ActionList) -> Bool {
+        guard let superblock, settings.mode != .writeback, slots.dirtySlots == 0, update == nil, startup == nil else { return false }
+        aloneWaiters.append(waiter)
+        if alone == nil {
+            alone = .recording
+            let record = BackingRecord(cache: superblock.uuidText, dirty: superblock.mayBeDirty, writtenAlone: true)
+            emit(.record(backing.id, record), &actions)
+        }
+        return true
+    }
+
+    func aloneRecorded(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let waiters = aloneWaiters
+        aloneWaiters = []
+        alone = status.isOK ? .yes : nil
+        if status.isOK {
+            forgetEverything()
+            emit(.event, &actions)
+        }
+        for waiter in waiters {
+            switch waiter {
+            case .operation(let id):
+                if !status.isOK { markFailed(id, .io, now, &actions); continue }
+                ops[Int(id)].copies = false
+                write(id, &actions)
+            case .range(let id): rangeMarked(id, status.isOK ? .ok : .io, now, &actions)
+            case .startup: preconditionFailure("a start does not carry on alone")
+            }
+        }
+        for block in Set(ops.lazy.filter { $0.phase == .waiting }.map(\.block)) { wake(block, now, &actions) }
+    }
+
+    /// What is under way ends on its slot; nothing else finds one.
+    private func forgetEverything() {
+        for slot in 0..<slots.count {
+            slots.flags[slot] = 0
+            if slots.references[slot] == 0 { slots.free(slot) } else { slots.clear(slot, 0, Int(layout.blockSectors)) }
+        }
+        for page in pages.indices {
+            pages[page].stale = false
+            pages[page].need = 0
+        }
+        needPages = []
+        markPages = []
+    }
+
+    /// An operation that has not started: the backing has it.
+    func passThrough(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let op = ops[Int(id)]
+        emit(.remap(op.piece.id, backing.id, op.piece.sector), &actions)
+        finish(id, now, &actions)
+    }
+}
