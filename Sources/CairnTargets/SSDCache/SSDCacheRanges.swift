@@ -60,7 +60,6 @@ extension SSDCacheTarget {
             let low = max(first, block * size), high = min(end, (block + 1) * size)
             slots.clear(slot, Int(low - block * size), Int(high - low))
             changed(slot)
-            needsCommit(page(of: slot))
             if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
         }
     }
