@@ -196,7 +196,13 @@ extension Service {
             let known = call { reactor -> Opened? in
                 guard let index = reactor.hosts.firstIndex(where: { $0?.key == key }), let host = reactor.hosts[index] else { return nil }
                 reactor.hosts[index]?.pins += 1
-                return Opened(index: index, facts: host.facts, attribute: cacheAttribute(host.file.fd))
+                // It may have grown since it was opened. One that shrank fails where it is used.
+                var facts = host.facts
+                facts.size = max(facts.size, DeviceOpener.identify(host.file, facts.identity).size)
+                facts.identity.size = facts.size
+                reactor.hosts[index]?.facts = facts
+                reactor.engine.resized(host: UInt32(index), to: facts.size)
+                return Opened(index: index, facts: facts, attribute: cacheAttribute(host.file.fd))
             }
             if let known { return known }
         }

@@ -292,6 +292,26 @@ test_write_back() {
     qemu-io -f raw "$(uri w)" -c 'read -P 7 2M 64k' | grep -q 'read 65536' || fail "the last write is missing"
 }
 
+test_devices_that_grow() {
+    truncate -s 16M a.img b.img; truncate -s 8M c.img; head -c 1M /dev/urandom > d.img
+    cairn create v --table "0 32768 linear a.img 0" || fail create
+    truncate -s 32M a.img
+    cairn load v --table "0 65536 linear a.img 0" && cairn resume v || fail "a longer table on a grown file"
+    same "$(nbdinfo --size "$(uri v)")" 33554432
+    cairn remove v
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn create v --table "0 32768 ssdcache b.img c.img blocksize 16 writeback" || fail "create a cache"
+    nbdcopy --flush d.img "$(uri v)" || fail write
+    truncate -s 32M b.img
+    cairn load v --table "0 65536 ssdcache b.img c.img blocksize 16 writeback" && cairn resume v || fail "a grown backing"
+    nbdcopy "$(uri v)" e.img && cmp -n 1048576 d.img e.img && same "$(stat -c %s e.img)" 33554432 || fail "other data"
+    cairn message v 0 mode writethrough; for _ in $(seq 100); do cairn status v | grep -q dirty || break; sleep 0.05; done
+    truncate -s 32M c.img
+    cairn load v --table "0 65536 ssdcache b.img c.img blocksize 16 writethrough" && cairn resume v || fail "a grown cache"
+    cairn status v | grep -q '/3[0-9][0-9][0-9]$' || fail "no more room: $(cairn status v)"
+    nbdcopy "$(uri v)" e.img && cmp -n 1048576 d.img e.img || fail "other data after the growth of the cache"
+}
+
 test_kill_nine_rounds() {
     for mode in writethrough readcache writeback; do
         mkdir $mode; (cd $mode && mkdir -m 700 rt st && CAIRN_RUNTIME_DIR=$PWD/rt CAIRN_STATE_DIR=$PWD/st \

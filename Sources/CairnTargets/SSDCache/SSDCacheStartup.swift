@@ -5,7 +5,7 @@ import CairnFormats
 /// Open and preresume: the superblocks, the backing's identity, the doubt bitmap, the entry table. Open reads the
 /// superblocks only and writes nothing; preresume reads everything anew, for the old table may have changed it.
 struct SSDCacheStartup {
-    enum Step { case superblocks, identity, closeFacts, bitmap, table, updating, marking }
+    enum Step { case superblocks, growing, identity, closeFacts, bitmap, table, updating, marking }
     let resuming: Bool
     var step = Step.superblocks
     var pending = 0
@@ -43,7 +43,7 @@ extension SSDCacheTarget {
                     token: Token.make(Token.startup, tag))), &actions)
     }
 
-    private func fail(_ error: TargetError, _ actions: inout ActionList) {
+    func fail(_ error: TargetError, _ actions: inout ActionList) {
         if startup == nil { return }
         startup = nil
         emit(.phaseFailed(error), &actions)
@@ -52,10 +52,11 @@ extension SSDCacheTarget {
     func startupRead(
         _ tag: UInt64, _ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList
     ) {
-        defer { giveBack(operation.buffer) }
+        defer { if operation.operation == .read { giveBack(operation.buffer) } }
         guard var s = startup else { return }
         if !status.isOK {
-            return fail(TargetError("reading the cache's metadata failed (errno \(status.errno))", status: status), &actions)
+            let what = operation.operation == .read ? "reading" : "writing"
+            return fail(TargetError("\(what) the cache's metadata failed (errno \(status.errno))", status: status), &actions)
         }
         let bytes = UnsafeRawBufferPointer(arena.bytes(operation.buffer))
         s.pending -= 1
@@ -79,6 +80,7 @@ extension SSDCacheTarget {
             tableRead(bytes, firstPage: s.at, count: s.chunk)
             startup?.at += s.chunk
             readNextPages(now, &actions)
+        case .growing: growthDone(now, &actions)
         case .identity, .updating, .marking: break
         }
     }
@@ -137,6 +139,7 @@ extension SSDCacheTarget {
         // Another cache had the backing since: what it wrote there, this one does not know.
         if let record = backing.record, record.cache != found.uuidText, !record.cache.isEmpty { distrust = true }
         startup?.dropAll = distrust
+        if found.cacheSectors < cache.size.count { return beginGrowth(now, &actions) }
         startup?.step = .identity
         emit(.identify(backing.id), &actions)
     }
@@ -167,10 +170,15 @@ extension SSDCacheTarget {
                 "the cache was formatted with blocksize \(found.layout.blockSectors), the table says \(settings.blockSectors)",
                 hint: "use blocksize \(found.layout.blockSectors)")
         }
-        if found.cacheSectors != cache.size.count {
+        if found.cacheSectors > cache.size.count {
             return TargetError("the cache was formatted on \(found.cacheSectors) sectors, the device has \(cache.size.count)")
         }
-        if found.backingSectors != backing.size.count {
+        if found.cacheSectors < cache.size.count && found.mayBeDirty && startup?.resuming == true {
+            return TargetError(
+                "the cache device has grown from \(found.cacheSectors) to \(cache.size.count) sectors while it holds what the backing lacks",
+                status: .busy, hint: "write that back first (message flush, then suspend); a grown cache begins empty")
+        }
+        if found.backingSectors > backing.size.count {
             return TargetError("the cache belongs to a backing of \(found.backingSectors) sectors, this one has \(backing.size.count)")
         }
         let i = backing.identity, b = found.backing
@@ -190,9 +198,10 @@ extension SSDCacheTarget {
         if superblock.state != .clean || startup?.dropAll == true { return loadEntries(now, &actions) }
         startup?.step = .closeFacts
         startup?.pending = 2
-        let length = min(backing.size.bytes.count, 1 << 20)
+        // As long as it was when the cache was closed; it may have grown since.
+        let end = Sectors(superblock.backingSectors).bytes.count, length = min(end, 1 << 20)
         read(backing.id, 0, length, 0, &actions)
-        if startup != nil { read(backing.id, backing.size.bytes.count - length, length, 1, &actions) }
+        if startup != nil { read(backing.id, end - length, length, 1, &actions) }
     }
 
     private func compareCloseFacts(_ now: Nanoseconds, _ actions: inout ActionList) {
@@ -383,11 +392,12 @@ extension SSDCacheTarget {
 
     // MARK: The first write
 
-    private func activate(_ now: Nanoseconds, _ actions: inout ActionList) {
+    func activate(_ now: Nanoseconds, _ actions: inout ActionList) {
         startup?.step = .updating
         superblock?.state = .inUse
         superblock?.generation += 1
         superblock?.closeFacts = nil
+        superblock?.backingSectors = backing.size.count
         superblock?.mayBeDirty = settings.mode == .writeback || slots.dirtySlots > 0
         superblock?.dirtySectors = 0
         superblock?.mode = settings.mode.rawValue

@@ -6,7 +6,7 @@ import CairnFormats
 /// leaves one good copy, and the higher sequence counts. A record that says "maybe dirty" is made before the first dirty
 /// sector, one that says "not dirty" after the last one is gone: too many, never too few.
 struct SSDCacheSuperblockUpdate {
-    enum Purpose { case start, close, mode(SSDCacheSettings.Mode) }
+    enum Purpose { case start, growth, close, mode(SSDCacheSettings.Mode) }
     enum Step { case writeB, flushB, writeA, flushA, recording }
     let purpose: Purpose
     var step = Step.writeB
@@ -56,6 +56,7 @@ extension SSDCacheTarget {
         update = nil
         switch done.purpose {
         case .start: started(done.step, status, now, &actions)
+        case .growth: epochRaised(status, now, &actions)
         case .close: closed(done.step, status, &actions)
         case .mode(let mode):
             if status.isOK { settings.mode = mode } else { emit(.event, &actions) }

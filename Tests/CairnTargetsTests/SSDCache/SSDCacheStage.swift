@@ -99,6 +99,11 @@ struct Stage {
     }
     func sent(_ disk: SimDisk, _ operation: Operation) -> Int { disk.sent[Int(operation.rawValue)] }
 
+    func resize(_ disk: SimDisk, to sectors: UInt64) {
+        disk.size = Sectors(sectors)
+        host.engine.resized(host: disk.index, to: disk.size)
+    }
+
     /// As a client that uses memory again as soon as its request is answered: overwrite all that is free.
     func scribble() {
         var taken: [Buffer] = []
