@@ -24,12 +24,11 @@ extension SSDCacheTarget {
             pumpCleaner(now, &actions)
         case ("mode", 2): try changeMode(words[1], now, &actions)
         case ("policy", 2):
-            switch words[1] {
-            case "lru": settings.strategy = .lru
-            case "lfu": settings.strategy = .lfu
-            case "default": settings.strategy = .ours
-            default: throw TargetError("unknown policy \"\(words[1])\"", hint: "policies are lru, lfu and default")
+            guard let policy = SSDCacheReplacement.Policy(name: words[1]) else {
+                throw TargetError("unknown policy \"\(words[1])\"", hint: "policies are lru, lfu and default")
             }
+            settings.strategy = policy
+            slots.replacement.policy = policy
         case ("clear_stats", 1): tally = SSDCacheCounters()
         case ("drop_clean", 1): forget(0..<UInt64.max, now, &actions)
         case ("invalidate", 3):

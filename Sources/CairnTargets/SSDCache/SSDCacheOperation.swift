@@ -138,18 +138,17 @@ extension SSDCacheTarget {
 
     /// A slot for a block that has none: a free one, or by eviction of an entry that nobody uses.
     private func allocate(_ block: UInt64, mayEvict: Bool) -> Int? {
-        var victim: Int?
+        slots.replacement.beginChoice()
         var bucket = placement.first(block)
         for probe in 0...settings.associativity {
             let base = Int(bucket) * 16
             for slot in base..<(base + 16) where slots.isReusable(slot) {
                 if slots.keys[slot] == 0 { return take(slot, block) }
-                if mayEvict, victim.map({ isBetterVictim(slot, $0) }) ?? true { victim = slot }
+                slots.replacement.offer(slot)
             }
             if probe < settings.associativity { bucket = placement.next(bucket, block) }
         }
-        guard mayEvict, let victim else { return nil }
-        if settings.strategy == .ours { age(block) }
+        guard mayEvict, let victim = slots.replacement.choose() else { return nil }
         tally.evictions += 1
         changed(victim)
         return take(victim, block)
@@ -157,27 +156,9 @@ extension SSDCacheTarget {
 
     private func take(_ slot: Int, _ block: UInt64) -> Int {
         slots.assign(slot, block: block)
-        slots.touch(slot)
+        slots.replacement.insert(slot)
         bucketExists[slot / 16] = true
         return slot
-    }
-
-    private func isBetterVictim(_ a: Int, _ b: Int) -> Bool {
-        switch settings.strategy {
-        case .lru: slots.times[a] <= slots.times[b]
-        case .lfu: slots.uses[a] <= slots.uses[b]
-        // Ours: few uses first, then the longest unused; uses are halved as evictions go by, so old fame fades.
-        case .ours: (min(slots.uses[a], 3), slots.times[a]) < (min(slots.uses[b], 3), slots.times[b])
-        }
-    }
-
-    private func age(_ block: UInt64) {
-        var bucket = placement.first(block)
-        for probe in 0...settings.associativity {
-            let base = Int(bucket) * 16
-            for slot in base..<(base + 16) where slots.uses[slot] > 0 { slots.uses[slot] = min(slots.uses[slot], 3) - 1 }
-            if probe < settings.associativity { bucket = placement.next(bucket, block) }
-        }
     }
 
     func page(of slot: Int) -> Int { slot / Int(layout.slotsPerPage) }
@@ -231,7 +212,7 @@ extension SSDCacheTarget {
             tally.readBusy += 1
         } else if let slot = found, slots.isValid(slot, op.first, op.count) {
             tally.readClean += 1
-            slots.touch(slot)
+            slots.replacement.hit(slot)
             slots.references[slot] += 1
             ops[Int(id)].slot = Int32(slot)
             ops[Int(id)].phase = .readingCache
@@ -543,7 +524,7 @@ extension SSDCacheTarget {
             }
         }
         answer(op, status, now, &actions)
-        slots.touch(slot)
+        slots.replacement.hit(slot)
         slots.references[slot] -= 1
         if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
         finish(id, now, &actions)
@@ -555,7 +536,7 @@ extension SSDCacheTarget {
     private func endOnSlot(_ id: Int32, valid: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
         let op = ops[Int(id)], slot = Int(op.slot)
         if valid { slots.set(slot, op.first, op.count) }
-        if op.isWrite { slots.touch(slot) }
+        if op.isWrite { slots.replacement.hit(slot) }
         changed(slot)
         slots.references[slot] -= 1
         if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }

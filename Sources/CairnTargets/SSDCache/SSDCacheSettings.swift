@@ -17,13 +17,11 @@ struct SSDCacheSettings: Equatable {
             }
         }
     }
-    enum Strategy: Equatable { case ours, lru, lfu }
-
     var blockSectors: UInt64 = 256
     /// Additional buckets probed: 0 ... 64.
     var associativity = 4
     var mode = Mode.writethrough
-    var strategy = Strategy.ours
+    var strategy = SSDCacheReplacement.Policy.ours
     var asyncLookup = false, queueBusy = false, disableWriteback = false
     var skipWriteInsert = false, evictOnWrite = false, preload = false
     var tunables = SSDCacheTunables()

@@ -144,7 +144,7 @@ package final class SSDCacheTarget: Target {
         distrust = backing.record?.writtenAlone ?? false
         placement = SSDCachePlacement(buckets: layout.buckets)
         // Entries are read in preresume; until then one bucket stands in, so that a load costs no memory.
-        slots = SSDCacheSlots(SSDCacheLayout(blockSectors: layout.blockSectors, buckets: 1) ?? layout)
+        slots = SSDCacheSlots(SSDCacheLayout(blockSectors: layout.blockSectors, buckets: 1) ?? layout, settings.strategy)
         super.init(typeName: context.typeName, start: context.start, length: context.length)
         traits.maximumIO = UInt32(settings.blockSectors)
         traits.maximumRange = settings.blockSectors * 4096
@@ -320,6 +320,7 @@ package final class SSDCacheTarget: Target {
         layout = old.layout
         placement = old.placement
         slots = old.slots.copy()  // the old one may have to go on, with its own references
+        slots.replacement.policy = settings.strategy
         pages = old.pages
         bucketExists = old.bucketExists
         pageSequence = old.pageSequence + 1
