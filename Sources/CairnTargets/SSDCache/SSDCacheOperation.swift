@@ -23,6 +23,8 @@ struct SSDCacheOperation {
     var waited = false
     /// A read whose data must not reach the cache any more.
     var stale = false
+    /// Part of a long sequential stream: what the cache does not have stays out.
+    var isStream = false
     var answered = false
     /// The data of a write, or of a read of the backing, also goes to the slot.
     var copies = false
@@ -73,6 +75,7 @@ extension SSDCacheTarget {
         op.first = Int(piece.sector.count % layout.blockSectors)
         op.count = Int(piece.count.count)
         op.phase = .waiting
+        op.isStream = isStream(piece)
         cleaner.lastRequest = now
         tryStart(add(op), now, &actions)
     }
@@ -136,31 +139,6 @@ extension SSDCacheTarget {
         return nil
     }
 
-    /// A slot for a block that has none: a free one, or by eviction of an entry that nobody uses.
-    private func allocate(_ block: UInt64, mayEvict: Bool) -> Int? {
-        slots.replacement.beginChoice()
-        var bucket = placement.first(block)
-        for probe in 0...settings.associativity {
-            let base = Int(bucket) * 16
-            for slot in base..<(base + 16) where slots.isReusable(slot) {
-                if slots.keys[slot] == 0 { return take(slot, block) }
-                slots.replacement.offer(slot)
-            }
-            if probe < settings.associativity { bucket = placement.next(bucket, block) }
-        }
-        guard mayEvict, let victim = slots.replacement.choose() else { return nil }
-        tally.evictions += 1
-        changed(victim)
-        return take(victim, block)
-    }
-
-    private func take(_ slot: Int, _ block: UInt64) -> Int {
-        slots.assign(slot, block: block)
-        slots.replacement.insert(slot)
-        bucketExists[slot / 16] = true
-        return slot
-    }
-
     func page(of slot: Int) -> Int { slot / Int(layout.slotsPerPage) }
 
     /// The entry differs from what is on disk.
@@ -219,9 +197,11 @@ extension SSDCacheTarget {
             return emit(.remapNotify(op.piece.id, cache.id, place(Int32(slot), op.first), tag: UInt32(id)), &actions)
         } else if let slot = found, slots.hasDirty(slot, op.first, op.count) {
             tally.readInvalid += 1
+            slots.replacement.hit(slot)
             return readBoth(id, slot, &actions)
-        } else if found != nil {
+        } else if let slot = found {
             tally.readInvalid += 1
+            slots.replacement.hit(slot)
         } else {
             tally.readMiss += 1
         }
@@ -317,8 +297,7 @@ extension SSDCacheTarget {
             emit(.complete(op.piece.id, .ok), &actions)
             return finish(id, now, &actions)
         }
-        guard let slot = find(op.block) ?? allocate(op.block, mayEvict: true) else {
-            tally.writeSkip += 1  // the original counts reads that find no place here, too
+        guard let slot = placeForRead(op) else {
             emit(.complete(op.piece.id, .ok), &actions)
             return finish(id, now, &actions)
         }
@@ -360,15 +339,14 @@ extension SSDCacheTarget {
         var slot = find(op.block)
         var copies = settings.mode == .writethrough
         if settings.mode == .writeback || slot.map({ slots.hasDirty($0, op.first, op.count) }) ?? false {
-            if slot == nil { slot = placeForWrite(op.block) } else { _ = countBusyOrInvalid(op) }
+            if slot == nil { slot = placeForWrite(op, now, &actions) } else { _ = countBusyOrInvalid(op) }
             if let slot { return startWriteBack(id, slot, now, &actions) }
-            wantsRoom(now, &actions)
             return mark(id, now, &actions)
         }
         if slot != nil || op.waited && !copies {
             copies = countBusyOrInvalid(op) && copies
         } else if copies || mustSkip(op.block) {
-            slot = placeForWrite(op.block)
+            slot = placeForWrite(op, now, &actions)
             copies = slot != nil
         } else {
             tally.writeMiss += 1
@@ -410,7 +388,6 @@ extension SSDCacheTarget {
         }
         return true
     }
-    private func mustSkip(_ block: UInt64) -> Bool { settings.skipWriteInsert && !bucketExists[Int(placement.first(block))] }
 
     /// The write goes to the slot only. Until it has ended the slot's clean sectors in its range count for nothing.
     private func startWriteBack(_ id: Int32, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -421,20 +398,6 @@ extension SSDCacheTarget {
         ops[Int(id)].leavesDirty = true
         if needsMark(slot) { changed(slot) }
         mark(id, now, &actions)
-    }
-
-    private func placeForWrite(_ block: UInt64) -> Int? {
-        if mustSkip(block) {
-            tally.writeSkip += 1
-            return nil
-        }
-        // What is not cached in write-back mode costs the backing's time: writes always may evict there.
-        if let slot = allocate(block, mayEvict: settings.evictOnWrite || settings.mode == .writeback) {
-            tally.writeMiss += 1
-            return slot
-        }
-        if settings.evictOnWrite { tally.lookupBusy += 1 } else { tally.writeSkip += 1 }
-        return nil
     }
 
     func write(_ id: Int32, _ actions: inout ActionList) {

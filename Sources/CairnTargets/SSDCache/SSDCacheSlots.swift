@@ -93,6 +93,7 @@ final class SSDCacheSlots {
             noteFormer(slot)
         }
         keys[slot] = 0
+        replacement.remove(slot)
         clear(slot, 0, words * 64)
     }
 

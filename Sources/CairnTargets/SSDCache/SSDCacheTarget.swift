@@ -79,6 +79,7 @@ package final class SSDCacheTarget: Target {
     var alone: SSDCacheAlone?
     var aloneWaiters: [SSDCacheWaiter] = []
     var cleaner = SSDCacheCleaner()
+    var streams = SSDCacheStreams()
     /// Suspended without flushing: memory knows more than the disk, and whoever resumes goes on with it.
     var heldInMemory = false
     /// A suspend without flushing waits for what is under way.
@@ -378,6 +379,7 @@ package final class SSDCacheTarget: Target {
             ("written_back_sectors", c.writtenBack),
             ("cleaned_sectors", c.cleaned), ("clean_errors", c.cleanErrors), ("unreadable_blocks", c.unreadable),
             ("commits", c.commits), ("metadata_bytes", c.metadataBytes), ("marks", c.marks), ("populated", c.populated),
+            ("not_admitted", c.notAdmitted), ("ghost_hits", c.ghostHits),
         ]
     }
 }
