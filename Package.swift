@@ -48,11 +48,18 @@ let package = Package(
                 "CBlkid",
             ], swiftSettings: swift),
 
+        // Not part of the product: traces, published policies and a simulator of ours; a test and a benchmark use them.
+        .target(
+            name: "PolicyTraces", dependencies: ["CairnTargets", "CairnFormats"], path: "Benchmarks/PolicyTraces", swiftSettings: swift),
+        .executableTarget(
+            name: "PolicyBench", dependencies: ["PolicyTraces", "CairnTargets"], path: "Benchmarks/PolicyBench", swiftSettings: swift),
+
         .testTarget(name: "CairnCoreTests", dependencies: ["CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnFormatsTests", dependencies: ["CairnFormats", "CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnTargets", "CairnSim"], swiftSettings: swift),
         .testTarget(
-            name: "CairnTargetsTests", dependencies: ["CairnTargets", "CairnFormats", "CairnEngine", "CairnSim"],
+            name: "CairnTargetsTests",
+            dependencies: ["CairnTargets", "CairnFormats", "CairnEngine", "CairnSim", "PolicyTraces"],
             swiftSettings: swift),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnEngine"], swiftSettings: swift),
         .testTarget(

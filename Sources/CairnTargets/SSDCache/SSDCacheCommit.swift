@@ -203,7 +203,8 @@ extension SSDCacheTarget {
             if content[i] & 1 != 0 { slots.flags[slot] |= SSDCacheSlots.cleanOnDisk }
             if content[i] & 2 != 0 { slots.flags[slot] |= SSDCacheSlots.dirtyOnDisk[Int(copy)] }
             SSDCacheEntryPage.store(
-                bytes, layout, index: i, block: slots.keys[slot] - 1, count: slots.uses[slot], valid: slots.valid + slot * slots.words,
+                bytes, layout, index: i, block: slots.keys[slot] - 1, count: slots.replacement.saved(slot),
+                valid: slots.valid + slot * slots.words,
                 dirty: slots.dirty + slot * slots.words)
         }
         SSDCacheEntryPage.seal(bytes)

@@ -6,7 +6,7 @@ import CairnFormats
 ///
 ///     flush                      write everything dirty back; the status shows how far it is
 ///     mode MODE                  writethrough, readcache, writeback; what is dirty is written back on the way to the first two
-///     policy lru|lfu|default     replacement
+///     policy lru|lfu|s3fifo|default    replacement
 ///     KEY VALUE                  a tunable (SSDCacheTunables)
 ///     clear_stats
 ///     invalidate FIRST COUNT     forget clean sectors of a range of the volume
@@ -24,12 +24,11 @@ extension SSDCacheTarget {
             pumpCleaner(now, &actions)
         case ("mode", 2): try changeMode(words[1], now, &actions)
         case ("policy", 2):
-            switch words[1] {
-            case "lru": settings.strategy = .lru
-            case "lfu": settings.strategy = .lfu
-            case "default": settings.strategy = .ours
-            default: throw TargetError("unknown policy \"\(words[1])\"", hint: "policies are lru, lfu and default")
+            guard let policy = SSDCacheReplacement.Policy(name: words[1]) else {
+                throw TargetError("unknown policy \"\(words[1])\"", hint: "policies are lru, lfu, s3fifo and default, which is s3fifo")
             }
+            settings.strategy = policy
+            slots.replacement.policy = policy
         case ("clear_stats", 1): tally = SSDCacheCounters()
         case ("drop_clean", 1): forget(0..<UInt64.max, now, &actions)
         case ("invalidate", 3):
@@ -97,6 +96,8 @@ extension SSDCacheTarget {
 extension SSDCacheTunables {
     static let ranges: [(key: String, range: ClosedRange<UInt64>)] = [
         ("dirty_high", 1...100), ("dirty_low", 0...99), ("clean_idle", 0...3_600_000), ("clean_rate", 0...1 << 20),
+        ("read_promotion", 0...15), ("write_promotion", 0...15), ("read_admission", 0...1), ("write_admission", 0...1),
+        ("bypass", 0...1 << 30),
     ]
     subscript(key: String) -> UInt64 {
         get {
@@ -105,6 +106,11 @@ extension SSDCacheTunables {
             case "dirty_low": UInt64(dirtyLow)
             case "clean_idle": cleanIdle
             case "clean_rate": cleanRate
+            case "read_promotion": UInt64(readPromotion)
+            case "write_promotion": UInt64(writePromotion)
+            case "read_admission": readAdmission
+            case "write_admission": writeAdmission
+            case "bypass": bypass
             default: preconditionFailure("no tunable \(key)")
             }
         }
@@ -114,6 +120,11 @@ extension SSDCacheTunables {
             case "dirty_low": dirtyLow = Int(newValue)
             case "clean_idle": cleanIdle = newValue
             case "clean_rate": cleanRate = newValue
+            case "read_promotion": readPromotion = Int(newValue)
+            case "write_promotion": writePromotion = Int(newValue)
+            case "read_admission": readAdmission = newValue
+            case "write_admission": writeAdmission = newValue
+            case "bypass": bypass = newValue
             default: preconditionFailure("no tunable \(key)")
             }
         }

@@ -23,6 +23,8 @@ struct SSDCacheOperation {
     var waited = false
     /// A read whose data must not reach the cache any more.
     var stale = false
+    /// Part of a long sequential stream: what the cache does not have stays out.
+    var isStream = false
     var answered = false
     /// The data of a write, or of a read of the backing, also goes to the slot.
     var copies = false
@@ -73,6 +75,7 @@ extension SSDCacheTarget {
         op.first = Int(piece.sector.count % layout.blockSectors)
         op.count = Int(piece.count.count)
         op.phase = .waiting
+        op.isStream = isStream(piece)
         cleaner.lastRequest = now
         tryStart(add(op), now, &actions)
     }
@@ -136,50 +139,6 @@ extension SSDCacheTarget {
         return nil
     }
 
-    /// A slot for a block that has none: a free one, or by eviction of an entry that nobody uses.
-    private func allocate(_ block: UInt64, mayEvict: Bool) -> Int? {
-        var victim: Int?
-        var bucket = placement.first(block)
-        for probe in 0...settings.associativity {
-            let base = Int(bucket) * 16
-            for slot in base..<(base + 16) where slots.isReusable(slot) {
-                if slots.keys[slot] == 0 { return take(slot, block) }
-                if mayEvict, victim.map({ isBetterVictim(slot, $0) }) ?? true { victim = slot }
-            }
-            if probe < settings.associativity { bucket = placement.next(bucket, block) }
-        }
-        guard mayEvict, let victim else { return nil }
-        if settings.strategy == .ours { age(block) }
-        tally.evictions += 1
-        changed(victim)
-        return take(victim, block)
-    }
-
-    private func take(_ slot: Int, _ block: UInt64) -> Int {
-        slots.assign(slot, block: block)
-        slots.touch(slot)
-        bucketExists[slot / 16] = true
-        return slot
-    }
-
-    private func isBetterVictim(_ a: Int, _ b: Int) -> Bool {
-        switch settings.strategy {
-        case .lru: slots.times[a] <= slots.times[b]
-        case .lfu: slots.uses[a] <= slots.uses[b]
-        // Ours: few uses first, then the longest unused; uses are halved as evictions go by, so old fame fades.
-        case .ours: (min(slots.uses[a], 3), slots.times[a]) < (min(slots.uses[b], 3), slots.times[b])
-        }
-    }
-
-    private func age(_ block: UInt64) {
-        var bucket = placement.first(block)
-        for probe in 0...settings.associativity {
-            let base = Int(bucket) * 16
-            for slot in base..<(base + 16) where slots.uses[slot] > 0 { slots.uses[slot] = min(slots.uses[slot], 3) - 1 }
-            if probe < settings.associativity { bucket = placement.next(bucket, block) }
-        }
-    }
-
     func page(of slot: Int) -> Int { slot / Int(layout.slotsPerPage) }
 
     /// The entry differs from what is on disk.
@@ -231,16 +190,18 @@ extension SSDCacheTarget {
             tally.readBusy += 1
         } else if let slot = found, slots.isValid(slot, op.first, op.count) {
             tally.readClean += 1
-            slots.touch(slot)
+            slots.replacement.hit(slot)
             slots.references[slot] += 1
             ops[Int(id)].slot = Int32(slot)
             ops[Int(id)].phase = .readingCache
             return emit(.remapNotify(op.piece.id, cache.id, place(Int32(slot), op.first), tag: UInt32(id)), &actions)
         } else if let slot = found, slots.hasDirty(slot, op.first, op.count) {
             tally.readInvalid += 1
+            slots.replacement.hit(slot)
             return readBoth(id, slot, &actions)
-        } else if found != nil {
+        } else if let slot = found {
             tally.readInvalid += 1
+            slots.replacement.hit(slot)
         } else {
             tally.readMiss += 1
         }
@@ -336,8 +297,7 @@ extension SSDCacheTarget {
             emit(.complete(op.piece.id, .ok), &actions)
             return finish(id, now, &actions)
         }
-        guard let slot = find(op.block) ?? allocate(op.block, mayEvict: true) else {
-            tally.writeSkip += 1  // the original counts reads that find no place here, too
+        guard let slot = placeForRead(op) else {
             emit(.complete(op.piece.id, .ok), &actions)
             return finish(id, now, &actions)
         }
@@ -379,15 +339,14 @@ extension SSDCacheTarget {
         var slot = find(op.block)
         var copies = settings.mode == .writethrough
         if settings.mode == .writeback || slot.map({ slots.hasDirty($0, op.first, op.count) }) ?? false {
-            if slot == nil { slot = placeForWrite(op.block) } else { _ = countBusyOrInvalid(op) }
+            if slot == nil { slot = placeForWrite(op, now, &actions) } else { _ = countBusyOrInvalid(op) }
             if let slot { return startWriteBack(id, slot, now, &actions) }
-            wantsRoom(now, &actions)
             return mark(id, now, &actions)
         }
         if slot != nil || op.waited && !copies {
             copies = countBusyOrInvalid(op) && copies
         } else if copies || mustSkip(op.block) {
-            slot = placeForWrite(op.block)
+            slot = placeForWrite(op, now, &actions)
             copies = slot != nil
         } else {
             tally.writeMiss += 1
@@ -429,7 +388,6 @@ extension SSDCacheTarget {
         }
         return true
     }
-    private func mustSkip(_ block: UInt64) -> Bool { settings.skipWriteInsert && !bucketExists[Int(placement.first(block))] }
 
     /// The write goes to the slot only. Until it has ended the slot's clean sectors in its range count for nothing.
     private func startWriteBack(_ id: Int32, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -440,20 +398,6 @@ extension SSDCacheTarget {
         ops[Int(id)].leavesDirty = true
         if needsMark(slot) { changed(slot) }
         mark(id, now, &actions)
-    }
-
-    private func placeForWrite(_ block: UInt64) -> Int? {
-        if mustSkip(block) {
-            tally.writeSkip += 1
-            return nil
-        }
-        // What is not cached in write-back mode costs the backing's time: writes always may evict there.
-        if let slot = allocate(block, mayEvict: settings.evictOnWrite || settings.mode == .writeback) {
-            tally.writeMiss += 1
-            return slot
-        }
-        if settings.evictOnWrite { tally.lookupBusy += 1 } else { tally.writeSkip += 1 }
-        return nil
     }
 
     func write(_ id: Int32, _ actions: inout ActionList) {
@@ -543,7 +487,7 @@ extension SSDCacheTarget {
             }
         }
         answer(op, status, now, &actions)
-        slots.touch(slot)
+        slots.replacement.hit(slot)
         slots.references[slot] -= 1
         if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
         finish(id, now, &actions)
@@ -555,7 +499,7 @@ extension SSDCacheTarget {
     private func endOnSlot(_ id: Int32, valid: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
         let op = ops[Int(id)], slot = Int(op.slot)
         if valid { slots.set(slot, op.first, op.count) }
-        if op.isWrite { slots.touch(slot) }
+        if op.isWrite { slots.replacement.hit(slot) }
         changed(slot)
         slots.references[slot] -= 1
         if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }

@@ -17,13 +17,11 @@ struct SSDCacheSettings: Equatable {
             }
         }
     }
-    enum Strategy: Equatable { case ours, lru, lfu }
-
     var blockSectors: UInt64 = 256
     /// Additional buckets probed: 0 ... 64.
     var associativity = 4
     var mode = Mode.writethrough
-    var strategy = Strategy.ours
+    var strategy = SSDCacheReplacement.Policy.standard
     var asyncLookup = false, queueBusy = false, disableWriteback = false
     var skipWriteInsert = false, evictOnWrite = false, preload = false
     var tunables = SSDCacheTunables()
@@ -74,7 +72,7 @@ struct SSDCacheSettings: Equatable {
     var text: String {
         var options: [String] = []
         switch strategy {
-        case .ours: break
+        case .s3fifo: break
         case .lru: options.append("lru")
         case .lfu: options.append("lfu")
         }
@@ -97,6 +95,12 @@ struct SSDCacheTunables: Equatable {
     var cleanIdle: UInt64 = 1000
     /// MiB per second that the cleaner writes; 0 = as fast as the devices are.
     var cleanRate: UInt64 = 0
+    /// At which miss within the memory for blocks that are not cached a block comes in; 0 and 1: at once.
+    var readPromotion = 1, writePromotion = 1
+    /// 0: no block comes in for a read, a write.
+    var readAdmission: UInt64 = 1, writeAdmission: UInt64 = 1
+    /// KiB of a sequential stream from which on its blocks stay out; 0 = never.
+    var bypass: UInt64 = 0
 }
 
 /// The original's counters, and ours behind them.
@@ -108,5 +112,6 @@ struct SSDCacheCounters {
     var cacheErrors: UInt64 = 0, droppedAtOpen: UInt64 = 0, loadedAtOpen: UInt64 = 0
     /// Sectors written to the slot only, and sectors written back from there.
     var writtenBack: UInt64 = 0, cleaned: UInt64 = 0, cleanErrors: UInt64 = 0, unreadable: UInt64 = 0
+    var ghostHits: UInt64 = 0, notAdmitted: UInt64 = 0
     var commits: UInt64 = 0, metadataBytes: UInt64 = 0, marks: UInt64 = 0, populated: UInt64 = 0
 }

@@ -11,8 +11,8 @@ final class SSDCacheSlots {
     let valid: UnsafeMutablePointer<UInt64>
     /// Sectors that are newer than the backing; always valid, too.
     let dirty: UnsafeMutablePointer<UInt64>
-    let uses: UnsafeMutablePointer<UInt16>
-    let times: UnsafeMutablePointer<UInt32>
+    /// Who goes when another block comes.
+    let replacement: SSDCacheReplacement
     /// Operations that rely on the slot: it is not reused while they last.
     let references: UnsafeMutablePointer<UInt16>
     /// What the entry pages on disk may say of the slot, and what is known of it.
@@ -31,9 +31,12 @@ final class SSDCacheSlots {
     private(set) var used = 0
     private(set) var dirtySlots = 0
     private(set) var dirtySectors = 0
-    private var clock: UInt32 = 0
 
-    init(_ layout: SSDCacheLayout) {
+    convenience init(_ layout: SSDCacheLayout, _ policy: SSDCacheReplacement.Policy) {
+        self.init(layout, SSDCacheReplacement(slots: Int(layout.slots), policy: policy))
+    }
+    private init(_ layout: SSDCacheLayout, _ replacement: SSDCacheReplacement) {
+        self.replacement = replacement
         self.layout = layout
         count = Int(layout.slots)
         words = layout.bitmapBytes / 8
@@ -43,10 +46,6 @@ final class SSDCacheSlots {
         valid.initialize(repeating: 0, count: count * words)
         dirty = .allocate(capacity: count * words)
         dirty.initialize(repeating: 0, count: count * words)
-        uses = .allocate(capacity: count)
-        uses.initialize(repeating: 0, count: count)
-        times = .allocate(capacity: count)
-        times.initialize(repeating: 0, count: count)
         references = .allocate(capacity: count)
         references.initialize(repeating: 0, count: count)
         flags = .allocate(capacity: count)
@@ -54,25 +53,20 @@ final class SSDCacheSlots {
     }
     /// The same entries, used by nobody.
     func copy() -> SSDCacheSlots {
-        let other = SSDCacheSlots(layout)
+        let other = SSDCacheSlots(layout, replacement.copy())
         other.keys.update(from: keys, count: count)
         other.valid.update(from: valid, count: count * words)
         other.dirty.update(from: dirty, count: count * words)
-        other.uses.update(from: uses, count: count)
-        other.times.update(from: times, count: count)
         other.flags.update(from: flags, count: count)
         other.used = used
         other.dirtySlots = dirtySlots
         other.dirtySectors = dirtySectors
-        other.clock = clock
         return other
     }
     deinit {
         keys.deallocate()
         valid.deallocate()
         dirty.deallocate()
-        uses.deallocate()
-        times.deallocate()
         references.deallocate()
         flags.deallocate()
     }
@@ -91,7 +85,6 @@ final class SSDCacheSlots {
     func assign(_ slot: Int, block: UInt64) {
         if keys[slot] == 0 { used += 1 } else { noteFormer(slot) }
         keys[slot] = block + 1
-        uses[slot] = 0
         clear(slot, 0, words * 64)
     }
     func free(_ slot: Int) {
@@ -100,16 +93,11 @@ final class SSDCacheSlots {
             noteFormer(slot)
         }
         keys[slot] = 0
+        replacement.remove(slot)
         clear(slot, 0, words * 64)
     }
 
     private func noteFormer(_ slot: Int) { if flags[slot] & Self.cleanOnDisk != 0 { flags[slot] |= Self.formerOnDisk } }
-
-    func touch(_ slot: Int) {
-        clock &+= 1
-        times[slot] = clock
-        if uses[slot] < .max { uses[slot] += 1 }
-    }
 
     /// Bits `first ..< first + count` of word `word`.
     private func mask(_ word: Int, _ first: Int, _ count: Int) -> UInt64 {

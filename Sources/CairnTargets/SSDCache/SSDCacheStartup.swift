@@ -130,7 +130,7 @@ extension SSDCacheTarget {
         superblock = found
         layout = found.layout
         placement = SSDCachePlacement(buckets: layout.buckets)
-        slots = SSDCacheSlots(layout)
+        slots = SSDCacheSlots(layout, settings.strategy)
         pages = Array(repeating: Page(), count: Int(layout.pages))
         bucketExists = Array(repeating: settings.preload, count: Int(layout.buckets))
         pageSequence = 0
@@ -221,7 +221,7 @@ extension SSDCacheTarget {
     /// Every entry on disk has the old epoch and counts for nothing from the superblock's write on.
     private func dropEverything(_ now: Nanoseconds, _ actions: inout ActionList) {
         superblock?.epoch += 1
-        slots = SSDCacheSlots(layout)
+        slots = SSDCacheSlots(layout, settings.strategy)
         pages = Array(repeating: Page(), count: Int(layout.pages))
         markPages = []
         tally.droppedAtOpen = UInt64(slots.count)
@@ -356,7 +356,7 @@ extension SSDCacheTarget {
             }
             slots.assign(base + i, block: block)
             slots.load(base + i, valid: valid, dirty: dirty)
-            slots.uses[base + i] = uses
+            slots.replacement.load(base + i, saved: uses)
             bucketExists[(base + i) / 16] = true
         }
     }

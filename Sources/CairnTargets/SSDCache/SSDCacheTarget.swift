@@ -79,6 +79,7 @@ package final class SSDCacheTarget: Target {
     var alone: SSDCacheAlone?
     var aloneWaiters: [SSDCacheWaiter] = []
     var cleaner = SSDCacheCleaner()
+    var streams = SSDCacheStreams()
     /// Suspended without flushing: memory knows more than the disk, and whoever resumes goes on with it.
     var heldInMemory = false
     /// A suspend without flushing waits for what is under way.
@@ -144,7 +145,7 @@ package final class SSDCacheTarget: Target {
         distrust = backing.record?.writtenAlone ?? false
         placement = SSDCachePlacement(buckets: layout.buckets)
         // Entries are read in preresume; until then one bucket stands in, so that a load costs no memory.
-        slots = SSDCacheSlots(SSDCacheLayout(blockSectors: layout.blockSectors, buckets: 1) ?? layout)
+        slots = SSDCacheSlots(SSDCacheLayout(blockSectors: layout.blockSectors, buckets: 1) ?? layout, settings.strategy)
         super.init(typeName: context.typeName, start: context.start, length: context.length)
         traits.maximumIO = UInt32(settings.blockSectors)
         traits.maximumRange = settings.blockSectors * 4096
@@ -320,6 +321,7 @@ package final class SSDCacheTarget: Target {
         layout = old.layout
         placement = old.placement
         slots = old.slots.copy()  // the old one may have to go on, with its own references
+        slots.replacement.policy = settings.strategy
         pages = old.pages
         bucketExists = old.bucketExists
         pageSequence = old.pageSequence + 1
@@ -377,6 +379,7 @@ package final class SSDCacheTarget: Target {
             ("written_back_sectors", c.writtenBack),
             ("cleaned_sectors", c.cleaned), ("clean_errors", c.cleanErrors), ("unreadable_blocks", c.unreadable),
             ("commits", c.commits), ("metadata_bytes", c.metadataBytes), ("marks", c.marks), ("populated", c.populated),
+            ("not_admitted", c.notAdmitted), ("ghost_hits", c.ghostHits),
         ]
     }
 }
