@@ -279,22 +279,23 @@ extension SSDCacheTarget {
         }
     }
 
-    /// What the disk says of the page's slots now. True when only the other copy still calls some of them dirty: it must
-    /// follow before they can be reused, or a rotten page would bring back what was written back long ago.
+    /// What the disk says of the page's slots now. True when the other copy knows something else of dirty sectors: it follows
+    /// lazily, for when this one rots it alone counts. What it lacks would be lost, and what it still calls dirty come back.
     private func settle(_ item: SSDCacheCommit.Item) -> Bool {
         let base = item.page * Int(layout.slotsPerPage)
         let mine = SSDCacheSlots.dirtyOnDisk[Int(item.copy)], others = SSDCacheSlots.dirtyOnDisk[1 - Int(item.copy)]
-        var lags = false
+        var isDirty = false
         // A slot that changed hands since the snapshot stands on disk as its former block's.
         let kept = pages[item.page].changes == item.changes ? 0 : SSDCacheSlots.formerOnDisk
         for (i, content) in item.content.enumerated() where base + i < slots.count {
             var flags = slots.flags[base + i] & ~(SSDCacheSlots.cleanOnDisk | SSDCacheSlots.formerOnDisk & ~kept | mine)
             if content & 1 != 0 { flags |= SSDCacheSlots.cleanOnDisk }
             if content & 2 != 0 { flags |= mine }
-            if content & 2 == 0 && flags & others != 0 { lags = true }
+            if content & 2 != 0 || flags & others != 0 { isDirty = true }
             slots.flags[base + i] = flags
         }
-        return lags
+        pages[item.page].written[Int(item.copy)] = item.changes
+        return isDirty && pages[item.page].written[1 - Int(item.copy)] != item.changes
     }
 
     private func endCommit(_ good: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {

@@ -40,7 +40,7 @@ extension SSDCacheTarget {
     func growthDone(_ now: Nanoseconds, _ actions: inout ActionList) {
         superblock?.layout = layout
         superblock?.cacheSectors = cache.size.count
-        slots = SSDCacheSlots(layout)
+        slots = SSDCacheSlots(layout, settings.strategy)
         pages = Array(repeating: Page(), count: Int(layout.pages))
         bucketExists = Array(repeating: settings.preload, count: Int(layout.buckets))
         emit(.event, &actions)

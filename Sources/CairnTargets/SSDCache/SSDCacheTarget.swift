@@ -37,6 +37,8 @@ package final class SSDCacheTarget: Target {
         var changes: UInt32 = 0
         /// The copy to be written next.
         var nextCopy: UInt8 = 0
+        /// What `changes` was when each copy was written.
+        var written: InlineArray<2, UInt32?> = [nil, nil]
         /// Copies that did not check out and must be overwritten.
         var damaged: UInt8 = 0
         /// Flushes from this moment of the clock on wait until the page is committed; 0 = none does.
@@ -329,7 +331,6 @@ package final class SSDCacheTarget: Target {
         // What the old one had in flight may or may not reach the disk; it is fenced, and ours comes after it.
         needPages = []
         for page in pages.indices where pages[page].stale || pages[page].need != 0 { pages[page].need = 0; needsCommit(page) }
-        for item in old.commit?.items ?? [] { needsCommit(item.page) }
         backingWrites.wrote()
         cacheWrites.wrote()
         heldInMemory = true

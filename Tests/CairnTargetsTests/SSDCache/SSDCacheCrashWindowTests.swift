@@ -65,6 +65,23 @@ struct SSDCacheCrashWindowTests {
         }
     }
 
+    @Test("what changes while its page is being committed stays in doubt", arguments: Array(1...6) as [UInt64])
+    func changedDuringCommit(seed: UInt64) throws {
+        let stage = try Stage(seed: seed)
+        var volume = try stage.open(words: "readcache")
+        stage.fill(volume, [0, 1, 2, 3])
+        #expect(stage.host.write(volume, 8, Stage.data(1, 1)).isOK)  // in doubt; a commit in a second
+        stage.hold(stage.fast, .write, stage.tableSectors)
+        stage.host.run(for: .seconds(2))
+        #expect(stage.host.stuckCount == 1)
+        #expect(stage.host.write(volume, 0, Stage.data(0, 2)).isOK)
+        #expect(stage.host.flush(volume).isOK)
+        stage.release()
+        stage.host.crash(seed: seed)
+        volume = try stage.open(words: "readcache")
+        #expect(stage.holds(volume, 0, Stage.data(0, 2)) && stage.holds(volume, 8, Stage.data(1, 1)))
+    }
+
     /// Entries that this table's assoc does not reach are dropped at the start; the next table may reach them again.
     @Test("an entry dropped at the start does not come back", arguments: Array(1...3) as [UInt64])
     func droppedAtStart(seed: UInt64) throws {

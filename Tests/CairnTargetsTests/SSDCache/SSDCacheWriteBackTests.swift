@@ -1,5 +1,6 @@
 import CairnCore
 import CairnEngine
+import CairnFormats
 import CairnSim
 import CairnTargets
 import Testing
@@ -61,6 +62,32 @@ struct SSDCacheWriteBackTests {
         stage.host.crash(seed: seed)
         volume = try stage.open()
         #expect(all(stage, volume, 0, 8, are: 3))
+    }
+
+    @Test("either copy of an entry page rots: no dirty data is lost, and none comes back", arguments: [0, 1] as [UInt64], [false, true])
+    func rottenCopy(copy: UInt64, cleaned: Bool) throws {
+        var (stage, volume) = try open(1)
+        for version in UInt32(2)...4 {
+            #expect(stage.host.write(volume, UInt64(version) * 64, content(UInt64(version) * 64, 8, version)).isOK)
+            #expect(stage.host.flush(volume).isOK)  // the copies in turn
+        }
+        stage.commit()
+        if cleaned {
+            try stage.host.message(volume, "flush")
+            stage.commit()
+            try stage.host.message(volume, "mode readcache")
+            #expect(stage.host.write(volume, 128, content(128, 8, 9)).isOK)
+            #expect(stage.host.flush(volume).isOK)
+            stage.commit()
+        }
+        stage.host.crash(seed: 1)
+        let at = stage.layout.pageOffset(0, copy: copy) / 512
+        var page = stage.fast.peek(at, 8)
+        page[100] ^= 0x40
+        stage.fast.poke(at, page)
+        volume = try stage.open()
+        #expect(all(stage, volume, 128, 8, are: cleaned ? 9 : 2))
+        #expect(all(stage, volume, 192, 8, are: 3) && all(stage, volume, 256, 8, are: 4))
     }
 
     @Test("cleaned, not yet forgotten on disk: the slot is given to nobody", arguments: seeds)
