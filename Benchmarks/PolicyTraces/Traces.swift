@@ -4,8 +4,14 @@ package struct TraceRequest: Equatable {
     package var block: UInt32
     package var isWrite: Bool
     /// In sectors, inside the block.
-    package var first: UInt16 = 0
-    package var count: UInt16 = 256
+    package var first: UInt16
+    package var count: UInt16
+    package init(block: UInt32, isWrite: Bool, first: UInt16 = 0, count: UInt16 = 256) {
+        self.block = block
+        self.isWrite = isWrite
+        self.first = first
+        self.count = count
+    }
     /// A bit for each sixteenth of the block that it touches.
     var parts: UInt16 { UInt16(truncatingIfNeeded: (UInt32(1) << UInt32(count / 16) - 1) << UInt32(first / 16)) }
 }
@@ -15,6 +21,11 @@ package struct Trace {
     /// Blocks that the trace may touch: numbers below this.
     package let footprint: Int
     package let requests: [TraceRequest]
+    package init(name: String, footprint: Int, requests: [TraceRequest]) {
+        self.name = name
+        self.footprint = footprint
+        self.requests = requests
+    }
 }
 
 /// splitmix64 (public domain algorithm of S. Vigna): enough for workloads.

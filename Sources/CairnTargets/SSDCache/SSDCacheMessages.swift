@@ -6,7 +6,7 @@ import CairnFormats
 ///
 ///     flush                      write everything dirty back; the status shows how far it is
 ///     mode MODE                  writethrough, readcache, writeback; what is dirty is written back on the way to the first two
-///     policy lru|lfu|s3fifo|default    replacement
+///     policy NAME                s3fifo, lru, lfu, default: who leaves when another block comes
 ///     KEY VALUE                  a tunable (SSDCacheTunables)
 ///     clear_stats
 ///     invalidate FIRST COUNT     forget clean sectors of a range of the volume

@@ -5,7 +5,7 @@
 /// 16 × 65), `choose`, `evict`, `insert`. A policy therefore never orders all blocks, only those offered; its queues are marks
 /// and times on the slots. What is kept is the same for all policies, so that a change of policy needs no conversion.
 ///
-/// The default is S3-FIFO (decision 0005) made set-associative: newcomers are in the small queue, a twentieth of the slots;
+/// The default is S3-FIFO (decision 0006) made set-associative: newcomers are in the small queue, a twentieth of the slots;
 /// from there a block that was used again goes to the main queue, another one leaves and is remembered. Remembered blocks
 /// come back to the main queue directly. The main queue drops its oldest block without uses since the last round.
 package final class SSDCacheReplacement {

@@ -1,6 +1,7 @@
 import CairnFormats
 
-/// The entries in memory: parallel arrays, one element per slot, 81 bytes at 128 KiB blocks.
+/// The entries in memory: parallel arrays, one element per slot, 89 bytes with what
+/// `replacement` has, at 128 KiB blocks.
 final class SSDCacheSlots {
     let layout: SSDCacheLayout
     let count: Int
