@@ -134,7 +134,7 @@ enum FormatCacheVerb {
         }
     }
 
-    private static func newUUID() -> [UInt8] {
+    static func newUUID() -> [UInt8] {
         var bytes: [UInt8] = []
         for word in [randomSeed(), randomSeed()] {
             for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) }
