@@ -12,21 +12,22 @@ struct SSDCacheOfflineTests {
         #expect(found.summary.entries == 10 && found.summary.dirtySectors == UInt64(sample.dirtyCount))
         #expect(found.summary.pages == 8 && !found.verdict.needsRepair)
         let medium = sample.medium()
-        #expect(try repair(medium).result == .init() && medium.writes == 0)
+        try repair(medium)
+        #expect(medium.writes == 0)
     }
 
     /// One kind of damage: how to make it, what the check calls it, what a repair without a decision says, and how many dirty
     /// sectors a repair with --drop-dirty keeps.
-    struct Damage: CustomTestStringConvertible {
+    struct Damage: CustomTestStringConvertible, Sendable {
         let testDescription: String
         var expected: [String]
         var refused = false
         var lost = 0
-        let make: (inout Sample) -> (ArrayMedium) -> Void
+        let make: @Sendable (inout Sample) -> @Sendable (ArrayMedium) -> Void
 
         init(
             _ name: String, _ expected: [String], refused: Bool = false, lost: Int = 0,
-            _ make: @escaping (inout Sample) -> (ArrayMedium) -> Void
+            _ make: @escaping @Sendable (inout Sample) -> @Sendable (ArrayMedium) -> Void
         ) {
             testDescription = name
             self.expected = expected
@@ -43,7 +44,7 @@ struct SSDCacheOfflineTests {
             return (sample, medium)
         }
     }
-    static func flip(_ offset: UInt64) -> (ArrayMedium) -> Void { { $0.poke(offset) { $0 ^= 0x55 } } }
+    static func flip(_ offset: UInt64) -> @Sendable (ArrayMedium) -> Void { { $0.poke(offset) { $0 ^= 0x55 } } }
     static let layout = SSDCacheLayout(blockSectors: 16, buckets: 56)
     static func page(_ page: UInt64, _ copy: UInt64) -> UInt64 { (layout?.pageOffset(page, copy: copy) ?? 0) + 100 }
 
@@ -118,7 +119,7 @@ struct SSDCacheOfflineTests {
             let layout = sample.layout, epoch = sample.superblock.epoch
             return { medium in
                 medium.replace(
-                    layout.pageOffset(3, copy: 0), Sample.page(layout, [], uuid: Sample.uuid, epoch: epoch, sequence: 11, page: 3))
+                    layout.pageOffset(2, copy: 0), Sample.page(layout, [], uuid: Sample.uuid, epoch: epoch, sequence: 11, page: 2))
             }
         },
     ]

@@ -15,18 +15,22 @@ final class ArrayMedium: OfflineMedium {
     private(set) var steps = 0
     private(set) var writes = 0
 
-    init(_ bytes: [UInt8]) {
+    let byteCount: UInt64
+
+    /// - Parameter size: of the device; only what `bytes` covers can be read and written.
+    init(_ bytes: [UInt8], size: UInt64? = nil) {
         self.bytes = bytes
         durable = bytes
+        byteCount = size ?? UInt64(bytes.count)
     }
-    var byteCount: UInt64 { UInt64(bytes.count) }
+    var copy: ArrayMedium { ArrayMedium(bytes, size: byteCount) }
 
     private func step() throws(TargetError) {
         steps += 1
         if steps > diesAt { throw TargetError("killed", status: .shutdown) }
     }
     func read(_ memory: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(TargetError) {
-        guard offset + UInt64(memory.count) <= byteCount else { throw TargetError("the device ends", status: .io) }
+        guard offset + UInt64(memory.count) <= bytes.count else { throw TargetError("the device ends", status: .io) }
         for sector in offset / 512..<(offset + UInt64(memory.count)) / 512 where badSectors.contains(sector) {
             throw TargetError("reading failed", status: .io)
         }
@@ -34,7 +38,7 @@ final class ArrayMedium: OfflineMedium {
     }
     func write(_ memory: UnsafeRawBufferPointer, at offset: UInt64) throws(TargetError) {
         try step()
-        guard offset + UInt64(memory.count) <= byteCount else { throw TargetError("the device ends", status: .noSpace) }
+        guard offset + UInt64(memory.count) <= bytes.count else { throw TargetError("the device ends", status: .noSpace) }
         writes += 1
         for sector in offset / 512..<(offset + UInt64(memory.count)) / 512 { badSectors.remove(sector) }
         bytes.replaceSubrange(Int(offset)..<Int(offset) + memory.count, with: memory)
@@ -54,7 +58,7 @@ final class ArrayMedium: OfflineMedium {
                 left.replaceSubrange(write.offset + sector..<write.offset + sector + 512, with: write.data[sector..<sector + 512])
             }
         }
-        return ArrayMedium(left)
+        return ArrayMedium(left, size: byteCount)
     }
     func poke(_ offset: UInt64, _ change: (inout UInt8) -> Void) {
         change(&bytes[Int(offset)])
@@ -142,7 +146,7 @@ struct Sample {
 
     /// Copy 1 of each page is the newest; copy 0 has the same entries, an older sequence.
     func medium() -> ArrayMedium {
-        let medium = ArrayMedium([UInt8](repeating: 0, count: Int(layout.totalBytes)))
+        let medium = ArrayMedium([UInt8](repeating: 0, count: 256 << 10), size: layout.totalBytes)
         for offset in SSDCacheImage.offsets { medium.replace(offset, place(superblock)) }
         var bitmap = [UInt8](repeating: 0, count: 4096)
         bitmap.withUnsafeMutableBytes {

@@ -84,16 +84,18 @@ package enum SSDCacheEntryPage {
     /// block's end, a content in reserved bytes or in a free record. `load` reads it all the same.
     package static func isProper(_ bytes: UnsafeRawBufferPointer, _ layout: SSDCacheLayout, index: Int) -> Bool {
         let at = SSDCacheLayout.pageHeader + index * layout.recordBytes
-        guard at + layout.recordBytes <= bytes.count else { return false }
-        let r = ByteReader(RawSpan(_unsafeBytes: bytes))
-        guard let key = try? r.load(UInt64.self, at: at) else { return false }
-        if key == 0 { return bytes[at..<at + layout.recordBytes].allSatisfy { $0 == 0 } }
-        if bytes[at + 10..<at + 16].contains(where: { $0 != 0 }) { return false }
+        guard index >= 0, at + layout.recordBytes <= bytes.count else { return false }
+        // Inside by the line above.
+        func word(_ offset: Int) -> UInt64 { UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: at + offset, as: UInt64.self)) }
+        if word(0) == 0 {
+            var any: UInt64 = 0
+            for offset in stride(from: 8, to: layout.recordBytes, by: 8) { any |= word(offset) }
+            return any == 0
+        }
+        if word(8) >> 16 != 0 { return false }
         let inside: UInt64 = layout.blockSectors < 64 ? 1 << layout.blockSectors - 1 : .max
-        for word in 0..<(layout.bitmapBytes / 8) {
-            guard let valid = try? r.load(UInt64.self, at: at + 16 + word * 8),
-                let dirty = try? r.load(UInt64.self, at: at + 16 + layout.bitmapBytes + word * 8)
-            else { return false }
+        for i in 0..<(layout.bitmapBytes / 8) {
+            let valid = word(16 + i * 8), dirty = word(16 + layout.bitmapBytes + i * 8)
             if dirty & ~valid != 0 || valid & ~inside != 0 { return false }
         }
         return true

@@ -16,7 +16,7 @@ import CairnFormats
 /// 6. The record, when nothing is dirty any more.
 /// A crash before 5 leaves the problem that was to be repaired, with some pages better; the same command finishes.
 package final class SSDCacheRepair {
-    package struct Options {
+    package struct Options: Sendable {
         /// Dirty sectors are kept although the backing has changed.
         package var keepDirty = false
         /// Dirty sectors that stand in the way are given up: those of a changed backing, and what cannot be read or found.

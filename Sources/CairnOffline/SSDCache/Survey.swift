@@ -30,8 +30,8 @@ package final class SSDCacheSurvey {
     /// Block + 1 of each slot, shifted left by one, and whether it is dirty; 0: free. Empty when the cache is too large for it.
     private var keys: [UInt64] = []
     static let mostSlots: UInt64 = 1 << 27
-    private var current: UInt64 = 0
     private var mustWrite = false
+    private var dirtyOutside: UInt64 = 0
 
     package init(_ image: SSDCacheImage, report: @escaping (SSDCacheFinding) -> Void) {
         self.image = image
@@ -154,7 +154,6 @@ package final class SSDCacheSurvey {
     private func check(_ page: SSDCacheImage.Page) throws(TargetError) {
         summary.pages += 1
         mustWrite = page.pair.earlier != 0
-        current = page.number
         checkCopies(page)
         if let newest = page.pair.newest {
             let bytes = page.pair.copy(newest)
@@ -237,7 +236,8 @@ package final class SSDCacheSurvey {
         let isDirty = entry.isDirty, dirty = UInt64(entry.dirtyCount)
         let inside = image.sectors(ofBlock: entry.block)
         if inside == 0 || runs(entry.valid, sectors: Int(image.layout.blockSectors)).contains(where: { $0.upperBound > inside }) {
-            condemn(entry.slot, isDirty ? dirty : 0)
+            condemn(entry.slot, dirty)
+            dirtyOutside += dirty
             let what = inside == 0 ? "is for block \(entry.block)" : "has sectors of block \(entry.block)"
             tell(
                 .problem(
@@ -327,7 +327,7 @@ package final class SSDCacheSurvey {
                 .problem(
                     .dirtyCount, "\(summary.dirtySectors) sectors are dirty although the superblock says that there are none",
                     "cairn cache repair makes the superblock say so"))
-        } else if s.state == .clean && s.generation > 0 && summary.lostPages == 0 && s.dirtySectors != summary.dirtySectors {
+        } else if s.state == .clean && s.generation > 0 && summary.lostPages == 0 && s.dirtySectors != summary.dirtySectors + dirtyOutside {
             verdict.mustWriteSuperblocks = true
             tell(
                 .problem(
