@@ -29,6 +29,16 @@ package enum SSDCacheEntryPage {
         return itsEpoch == epoch ? .valid(sequence: sequence) : .empty
     }
 
+    /// What a copy that does not check out calls its sequence, if it still looks like this page: a hint for a sentence, no more.
+    package static func claimedSequence(_ bytes: UnsafeRawBufferPointer, uuid: [UInt8], page: UInt64) -> UInt64? {
+        guard bytes.count >= 4096 else { return nil }
+        let r = ByteReader(RawSpan(_unsafeBytes: bytes))
+        guard (try? r.load(UInt32.self, at: 0)) == magic, (try? r.array(at: 8, count: 16)) == uuid,
+            (try? r.load(UInt64.self, at: 40)) == page
+        else { return nil }
+        return try? r.load(UInt64.self, at: 32)
+    }
+
     package static func begin(_ bytes: UnsafeMutableRawBufferPointer, uuid: [UInt8], epoch: UInt64, sequence: UInt64, page: UInt64) {
         let w = ByteWriter(bytes)
         w.clear()

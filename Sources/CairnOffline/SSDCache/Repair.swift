@@ -73,6 +73,16 @@ package final class SSDCacheRepair {
                 "both copies of \(verdict.lostPages) entry pages are damaged, and they may have held data that was never written back",
                 status: .permission, hint: "--drop-dirty gives the slots of these pages up; everything else is kept")
         }
+        if verdict.unreadableCopies > 0 && !options.dropDirty {
+            throw TargetError(
+                "\(verdict.unreadableCopies) copies of entry pages cannot be read, and what was dirty only there would be lost",
+                status: .permission, hint: "--drop-dirty gives that up; what the other copies call dirty is kept")
+        }
+        if verdict.missingDirtySectors > 0 && !options.dropDirty {
+            throw TargetError(
+                "the cache was closed with \(image.superblock.dirtySectors) dirty sectors, and \(verdict.missingDirtySectors) of them "
+                    + "are not to be found", status: .permission, hint: "--drop-dirty gives these up; everything else is kept")
+        }
         if verdict.badDirtySectors > 0 && !options.dropDirty {
             throw TargetError(
                 "some entries that cannot be right hold data that was never written back", status: .permission,
@@ -114,6 +124,12 @@ package final class SSDCacheRepair {
             lines.append("drop all clean sectors and keep \(s.dirtySectors) dirty ones, which will be written over the backing")
         }
         if v.lostPages > 0 { lines.append("empty \(v.lostPages) entry pages that cannot be read: WHAT WAS DIRTY THERE IS LOST") }
+        if v.missingDirtySectors > 0 {
+            lines.append("forget \(v.missingDirtySectors) dirty sectors that are not to be found: THEY ARE LOST")
+        }
+        if v.unreadableCopies > 0 {
+            lines.append("do without \(v.unreadableCopies) unreadable copies of pages: WHAT WAS DIRTY ONLY THERE IS LOST")
+        }
         if v.badDirtySectors > 0 { lines.append("drop entries that cannot be right, dirty ones among them: THOSE ARE LOST") }
         if v.bad.count > 0 { lines.append("drop \(v.bad.count) entries") }
         if v.pagesToWrite > 0 { lines.append("write up to \(v.pagesToWrite) entry pages anew, both copies") }

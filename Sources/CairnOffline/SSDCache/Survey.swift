@@ -18,6 +18,9 @@ package final class SSDCacheSurvey {
         package var bad: Set<UInt64> = []
         /// Dirty sectors of such entries, and pages of which nothing can be read: to be given up only when told to.
         package var badDirtySectors: UInt64 = 0, lostPages: UInt64 = 0
+        /// Copies of a crashed cache that cannot be read, which no interrupted write explains; and dirty sectors that a cleanly
+        /// closed cache had and has no more.
+        package var unreadableCopies: UInt64 = 0, missingDirtySectors: UInt64 = 0
         package var pagesToWrite: UInt64 = 0, bitmapBlocksToWrite: UInt64 = 0
         package var mustWriteSuperblocks = false
         package var needsRepair: Bool { pagesToWrite > 0 || bitmapBlocksToWrite > 0 || mustWriteSuperblocks }
@@ -200,12 +203,20 @@ package final class SSDCacheSurvey {
             return
         }
         let copy = pair.damaged == 1 ? 0 : 1
+        let claimed = SSDCacheEntryPage.claimedSequence(pair.copy(copy), uuid: image.superblock.uuid, page: page.number)
+        let isOlder = claimed.map { $0 < pair.sequence } ?? false
+        if mayBeDirty && image.superblock.state == .inUse && page.unreadable != 0 { verdict.unreadableCopies += 1 }
         tell(
             .problem(
                 .pageCopy,
                 "copy \(copy) of entry page \(page.number) (byte \(image.layout.pageOffset(page.number, copy: UInt64(copy)))) "
                     + (page.unreadable == 0 ? "does not check out" : "cannot be read") + "; of the other only what is dirty counts",
-                "the next open or cairn cache repair writes it anew"))
+                (!mayBeDirty
+                    ? ""
+                    : isOlder
+                        ? "it was the older one, so nothing dirty is lost; "
+                        : "unless it was just being written, what was dirty only there is lost; ")
+                    + "the next open or cairn cache repair writes it anew"))
     }
 
     private func checkRecords(_ bytes: UnsafeRawBufferPointer, _ page: UInt64) {
@@ -329,11 +340,15 @@ package final class SSDCacheSurvey {
                     "cairn cache repair makes the superblock say so"))
         } else if s.state == .clean && s.generation > 0 && summary.lostPages == 0 && s.dirtySectors != summary.dirtySectors + dirtyOutside {
             verdict.mustWriteSuperblocks = true
+            let found = summary.dirtySectors + dirtyOutside
+            verdict.missingDirtySectors = s.dirtySectors > found ? s.dirtySectors - found : 0
             tell(
                 .problem(
                     .dirtyCount,
                     "the cache was closed with \(s.dirtySectors) dirty sectors, and its entries say \(summary.dirtySectors)",
-                    "cairn cache repair corrects the number"))
+                    verdict.missingDirtySectors == 0
+                        ? "cairn cache repair corrects the number"
+                        : "the rest is lost with a damaged page; cairn cache repair --drop-dirty gives it up"))
         }
     }
 }

@@ -248,6 +248,11 @@ extension SSDCacheTarget {
         guard let s = startup else { return }
         if s.at == layout.pages {
             dropUnreachable()
+            if let superblock, superblock.state == .clean, UInt64(slots.dirtySectors) < superblock.dirtySectors, startup?.problem == nil {
+                startup?.problem = TargetError(
+                    "the cache was closed with \(superblock.dirtySectors) dirty sectors, and its entries tell of \(slots.dirtySectors)",
+                    status: .io, hint: "cairn cache check CACHE tells more; cairn cache repair --drop-dirty CACHE gives up the rest")
+            }
             if let problem = startup?.problem { return fail(problem, &actions) }
             if s.dropAll {
                 if slots.dirtySlots == 0 { return dropEverything(now, &actions) }

@@ -82,7 +82,8 @@ extension CacheVerb {
         let device = try writableCache(word, look)
         let image = try image(device), s = image.superblock, name = device.facts.kernelName
         let backing = try backing(image, arguments, writable: !look)
-        if let verdict = Optional(SSDCacheBackingVerdict(image, backing.facts)), verdict.isAnother {
+        let verdict = SSDCacheBackingVerdict(image, backing.facts)
+        if verdict.isAnother {
             throw TargetError(verdict.findings[0].sentence, status: .permission, hint: verdict.findings[0].advice)
         }
         let old = s.uuidText
@@ -148,8 +149,8 @@ extension CacheVerb {
         let image = try image(device), s = image.superblock, name = device.facts.kernelName
         var backing = try backing(image, arguments, writable: !look)
         let verdict = SSDCacheBackingVerdict(image, backing.facts)
-        if verdict.isAnother {
-            throw TargetError(verdict.findings[0].sentence, status: .permission, hint: verdict.findings[0].advice)
+        if let finding = verdict.findings.first(where: \.isProblem) {
+            throw TargetError(finding.sentence, status: .permission, hint: finding.advice)
         }
         if look || !s.mayBeDirty {
             let survey = SSDCacheSurvey(image) { _ in }
