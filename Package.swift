@@ -31,6 +31,9 @@ let package = Package(
         .target(name: "CairnSim", dependencies: ["CairnCore", "CairnEngine", deque], swiftSettings: swift),
         .target(name: "CairnExport", dependencies: ["CairnCore", "CairnEngine"], swiftSettings: swift),
 
+        // What works on a device that no engine uses: check, repair, dump. It is given the device as bytes.
+        .target(name: "CairnOffline", dependencies: ["CairnCore", "CairnFormats", "CairnEngine"], swiftSettings: swift),
+
         // The outside world: system calls (CairnIO), the control protocol, the engine process, the command.
         .target(
             name: "CairnIO", dependencies: ["CairnCore", "CairnEngine", "CCairn", "CBlkid"],
@@ -44,8 +47,8 @@ let package = Package(
         .executableTarget(
             name: "cairn",
             dependencies: [
-                "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnIO", "CairnControl", "CairnService", "CCairn",
-                "CBlkid",
+                "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnOffline", "CairnIO", "CairnControl", "CairnService",
+                "CCairn", "CBlkid",
             ], swiftSettings: swift),
 
         // Not part of the product: traces, published policies and a simulator of ours; a test and a benchmark use them.
@@ -61,6 +64,8 @@ let package = Package(
             name: "CairnTargetsTests",
             dependencies: ["CairnTargets", "CairnFormats", "CairnEngine", "CairnSim", "PolicyTraces"],
             swiftSettings: swift),
+        .testTarget(
+            name: "CairnOfflineTests", dependencies: ["CairnOffline", "CairnFormats", "CairnEngine", "CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnEngine"], swiftSettings: swift),
         .testTarget(
             name: "HostSuiteTests",

@@ -3,7 +3,7 @@
 cd "$(dirname "$0")/.." || exit 1
 bad=0
 complain() { echo "tidy: $1"; bad=1; }
-for module in CairnCore CairnFormats CairnTargets CairnEngine CairnSim CairnExport; do
+for module in CairnCore CairnFormats CairnTargets CairnEngine CairnSim CairnExport CairnOffline; do
     found=$(grep -rlE '^ *((public|package|internal) )?import (Glibc|Foundation|Dispatch|CCairn|CBlkid|CairnIO)' "Sources/$module") && complain "an operating system is imported in: $found"
 done
 found=$(grep -rlE '^ *((public|package|internal) )?import Foundation' Sources) && complain "Foundation is imported in: $found"

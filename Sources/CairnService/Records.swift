@@ -4,8 +4,7 @@ import CairnIO
 import Glibc
 
 /// What a target wants remembered of a device: the state directory's record, and for files an extended attribute. Both need a
-/// sync, so a thread of their own does it, and the reactor goes on. Order: "may be dirty" is written to the record first and
-/// to the attribute second, "not dirty" the other way round; a crash between leaves a mark too many.
+/// sync, so a thread of their own does it, and the reactor goes on.
 extension Service {
     func remember(_ request: (target: UInt32, device: DeviceID, host: UInt32, record: BackingRecord), _ reactor: Reactor) {
         guard let host = reactor.hosts[Int(request.host)] else { return }
@@ -17,9 +16,7 @@ extension Service {
             var status = IOStatus.ok
             do throws(SystemError) {
                 guard let state = self.state else { throw SystemError("no state directory", ENOENT) }
-                if record.dirty { try state.store(identity, record) }
-                if isFile && copy >= 0 { setCacheAttribute(copy, record.dirty ? record.cache : nil) }
-                if !record.dirty { try state.store(identity, record) }
+                try state.remember(identity, record, file: isFile && copy >= 0 ? copy : nil)
             } catch {
                 status = IOStatus(errno: error.errno)
                 log(error.sentence)

@@ -75,6 +75,8 @@ enum FormatCacheVerb {
             let least = SSDCacheLayout(blockSectors: blockSectors, buckets: 1)?.totalBytes ?? 0
             throw TargetError("\(name) is too small: \(cache.facts.size.count) sectors, at least \(least / 512) are needed")
         }
+        let state = try? StateDirectory()
+        try refuseDirty(backing, state, arguments)
         try confirm(cache, arguments)
         var superblock = SSDCacheSuperblock(
             uuid: newUUID(), layout: layout, cacheSectors: cache.facts.size.count, backingSectors: backing.size.count)
@@ -89,8 +91,8 @@ enum FormatCacheVerb {
         // Nothing is cached yet, so nothing can be stale: the first open has no close facts to compare.
         superblock.state = .inUse
         do throws(SystemError) { try write(superblock, cache.fd.raw) } catch { throw error.asTargetError }
-        if identity.kind != .volume, let state = try? StateDirectory() {
-            try? state.store(identity, .init(cache: superblock.uuidText, dirty: false, writtenAlone: false))
+        if identity.kind != .volume, let state {
+            try? state.remember(identity, .init(cache: superblock.uuidText, dirty: false, writtenAlone: false), file: backing.attributed)
         }
         let mib = (layout.slots * layout.blockBytes) >> 20
         Output.out(
@@ -98,11 +100,22 @@ enum FormatCacheVerb {
                 + "\(layout.slots) blocks of \(blockSectors) sectors, \(mib) MiB.")
     }
 
+    /// A backing whose newest data is in a cache must not get another one, nor the same one anew.
+    private static func refuseDirty(_ backing: Backing, _ state: StateDirectory?, _ arguments: Arguments) throws(TargetError) {
+        if backing.identity.kind == .volume || arguments.has("force") { return }
+        var owner = backing.attribute
+        if let record = state?.record(backing.identity), record.dirty { owner = record.cache }
+        guard let owner else { return }
+        throw TargetError(
+            "\(backing.name): its newest data may be in the cache \(owner)", status: .busy,
+            hint: "write it back with cairn cache flush; --force gives it up, and it is lost")
+    }
+
     private static func confirm(_ cache: borrowing OpenedDevice, _ arguments: Arguments) throws(TargetError) {
         let name = cache.facts.kernelName
         // --yes answers questions; this is none. A script that formats by habit must not throw away a cache in use.
         if let old = inUseCache(cache.fd.raw), !arguments.has("force") {
-            throw TargetError("\(name) is an ssdcache in use (\(old))", status: .busy, hint: "--force formats it all the same")
+            throw TargetError("\(name) is an ssdcache \(old)", status: .busy, hint: "--force formats it all the same")
         }
         let found: [Signature]
         do throws(SystemError) { found = try Signatures.list(cache.fd.raw) } catch { throw error.asTargetError }
@@ -120,21 +133,23 @@ enum FormatCacheVerb {
         do throws(SystemError) { _ = try Signatures.wipe(cache.fd.raw) { _ in true } } catch { throw error.asTargetError }
     }
 
-    /// What a cache that was used and not closed cleanly is called; also one that a newer cairn wrote, which may be.
-    private static func inUseCache(_ fd: Int32) -> String? {
+    /// What a cache is that was used and not closed cleanly, or that holds what its backing does not; also one that a newer
+    /// cairn wrote, which may be such a one.
+    static func inUseCache(_ fd: Int32) -> String? {
         do throws(DecodeError) {
             let found = try CacheReader.superblock(fd)
-            return found.state == .inUse && found.generation > 0 ? found.uuidText : nil
+            if found.state == .clean && found.mayBeDirty { return "that holds data which was never written back (\(found.uuidText))" }
+            return found.state == .inUse && found.generation > 0 ? "in use (\(found.uuidText))" : nil
         } catch {
             switch error {
-            case .version(let version): return "of format version \(version)"
-            case .feature: return "with features of a newer cairn"
+            case .version(let version): return "in use (of format version \(version))"
+            case .feature: return "in use (with features of a newer cairn)"
             default: return nil
             }
         }
     }
 
-    private static func newUUID() -> [UInt8] {
+    static func newUUID() -> [UInt8] {
         var bytes: [UInt8] = []
         for word in [randomSeed(), randomSeed()] {
             for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) }
@@ -177,6 +192,9 @@ private struct Backing {
     let size: Sectors
     let logicalBlock: UInt32
     let identity: DeviceIdentity
+    /// Of a file: the cache that may have its newest data, as the file itself says, and then its descriptor.
+    let attribute: String?
+    let attributed: Int32?
 
     init(_ device: borrowing OpenedDevice) {
         name = device.facts.kernelName
@@ -184,6 +202,8 @@ private struct Backing {
         size = device.facts.size
         logicalBlock = device.facts.limits.logicalBlock
         identity = device.facts.identity
+        attribute = device.isBlock ? nil : cacheAttribute(device.fd.raw)
+        attributed = attribute == nil ? nil : device.fd.raw
     }
 
     /// nil when the word names no volume of a running engine.
@@ -206,6 +226,8 @@ private struct Backing {
         var identity = DeviceIdentity(kind: .volume, size: self.size)
         identity.name = uuid.isEmpty ? name : uuid
         self.identity = identity
+        attribute = nil
+        attributed = nil
     }
 }
 

@@ -3,6 +3,7 @@ import CairnCore
 import CairnEngine
 import CairnFormats
 import CairnIO
+import CairnOffline
 import Glibc
 
 /// `probe DEVICE…`: what is on a device. Reads only, needs no lock; exit 0 when something was found, 2 when not.
@@ -142,6 +143,14 @@ enum WipeVerb {
             }
         }
         if dry || chosen.isEmpty { return }
+        let isCache = chosen.contains { $0.type == Signatures.cacheType }
+        let superblock = isCache ? try? CacheReader.superblock(device.fd.raw) : nil
+        // --yes answers questions; this is none.
+        if let superblock, superblock.mayBeDirty, !arguments.has("force") {
+            throw TargetError(
+                "\(name) is an ssdcache that may hold data which was never written back (\(superblock.uuidText))", status: .busy,
+                hint: "write it back with cairn cache flush; --force erases it, and that data is lost")
+        }
         do throws(SystemError) {
             for signature in try Signatures.wipe(
                 device.fd.raw, chosen: { s in chosen.contains { $0.type == s.type && $0.offset == s.offset } })
@@ -149,5 +158,18 @@ enum WipeVerb {
                 Output.out("Wiping \(signature.type) signature on \(name).")
             }
         } catch { throw error.asTargetError }
+        if let superblock { forget(superblock) }
+    }
+
+    /// Nothing is cached of the backing any more; a crash before this leaves a record too many.
+    private static func forget(_ superblock: SSDCacheSuperblock) {
+        guard let identity = superblock.backingIdentity, let state = try? StateDirectory(),
+            let record = state.record(identity), record.cache == superblock.uuidText
+        else { return }
+        do throws(SystemError) { try state.forget(identity) } catch { return Output.error(error.sentence) }
+        if record.dirty && identity.kind == .file {
+            Output.error(
+                "The backing file keeps its attribute user.cairn and is refused without its cache; setfattr -x user.cairn FILE removes it.")
+        }
     }
 }

@@ -33,6 +33,7 @@ func dispatch(_ arguments: Arguments) throws(Exit) {
     case "events": try OwnVerbs.events(arguments)
     case "stats": try OwnVerbs.stats(arguments)
     case "format-cache": try FormatCacheVerb.run(arguments)
+    case "cache": try CacheVerb.run(arguments)
     case "probe": try ProbeVerb.run(arguments)
     case "wipe": try WipeVerb.run(arguments)
     case "mknodes", "setgeometry", "measure": try notNeeded(verb)

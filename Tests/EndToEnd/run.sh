@@ -312,6 +312,147 @@ test_devices_that_grow() {
     nbdcopy "$(uri v)" e.img && cmp -n 1048576 d.img e.img || fail "other data after the growth of the cache"
 }
 
+# A cache of 128 dirty blocks of random data over an empty backing, closed by kill -9. Leaves b.img, c.img and data d.img.
+dirty_cache() {
+    truncate -s 16M b.img; truncate -s 8M c.img; head -c 1M /dev/urandom > d.img
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes --force c.img > /dev/null || fail format
+    cairn create v --table "0 32768 ssdcache b.img c.img blocksize 16 writeback" || fail create
+    cairn message v 0 clean_idle 3600000 && nbdcopy --flush d.img "$(uri v)" || fail write
+    kill -9 "$(pid v)"; sleep 0.2
+}
+harm() { # harm OFFSET…: damage these bytes of c.img
+    for at in "$@"; do printf '\252\125' | dd of=c.img bs=1 seek="$at" conv=notrunc status=none; done
+}
+first_page() { # the offset of the first entry page that holds something
+    /usr/bin/python3 -c 'import struct
+f = open("c.img", "rb").read(1 << 20)
+for at in range(135168, 1 << 20, 8192):
+    if any(f[at + 64:at + 4096]) or any(f[at + 4160:at + 8192]): print(at); break'
+}
+
+test_cache_tools() {
+    dirty_cache
+    refused 1 "its newest data may be in the cache" cairn create w --table "0 32768 linear b.img 0"
+    truncate -s 8M other.img
+    refused 5 "its newest data may be in the cache" cairn format-cache --target ssdcache --backing b.img --yes other.img
+    refused 5 "never written back" cairn wipe --yes c.img
+    # Looking changes nothing.
+    local sum; sum=$(sha256sum c.img b.img)
+    cairn cache info c.img | grep -qE '^state: +in use' || fail "info: $(cairn cache info c.img)"
+    cairn cache info -o json --backing b.img c.img | /usr/bin/python3 -c 'import json, sys
+c = json.load(sys.stdin)["cache"]; assert c["blocks"] == 896 and c["may_be_dirty"] and c["dirty_sectors"] is None, c
+assert c["backing_check"] == "matches", c' || fail "info as json"
+    cairn cache check --backing b.img c.img > check.txt || fail "check: $(cat check.txt)"
+    grep -q '2048 sectors in 128 blocks dirty' check.txt && grep -q '^note: the cache was not closed' check.txt || fail "$(cat check.txt)"
+    cairn cache check -o json c.img | /usr/bin/python3 -c 'import json, sys
+r = json.load(sys.stdin); assert r["version"] == 1 and r["clean"] and r["summary"]["dirty_sectors"] == 2048, r' || fail "check as json"
+    same "$(cairn cache dump c.img | grep -cE '^slot [0-9]+ block [0-9]+ uses [0-9]+ valid 0-15 dirty 0-15$')" 128
+    cairn cache dump -o json c.img | /usr/bin/python3 -c 'import json, sys
+e = json.load(sys.stdin)["entries"]; assert sorted(x["block"] for x in e) == list(range(128)), e
+assert all(x["dirty"] == [[0, 16]] for x in e)' || fail "dump as json"
+    cairn cache flush --read-only --backing b.img c.img | grep -q 'would write 2048' || fail "flush --read-only"
+    cairn cache repair --read-only --backing b.img c.img | grep -q 'nothing to repair' || fail "repair --read-only"
+    same "$(sha256sum c.img b.img)" "$sum"
+    refused 2 "one of" cairn cache frobnicate c.img
+    refused 1 "has no ssdcache superblock" cairn cache check b.img
+    refused 1 "needs --backing" cairn cache flush c.img
+    refused 1 "another backing" cairn cache flush --backing other.img c.img
+    # Flush: stopped or killed anywhere, it can be run again.
+    timeout -s INT 0.01 "$CAIRN" cache flush --backing b.img c.img > /dev/null 2>&1
+    timeout -s KILL 0.02 "$CAIRN" cache flush --backing b.img c.img > /dev/null 2>&1
+    cairn cache check --backing b.img c.img > check.txt || fail "after a kill: $(cat check.txt)"
+    cairn cache flush --backing b.img c.img | grep -q 'the cache is clean' || fail flush
+    cmp -n 1048576 b.img d.img || fail "the backing has other data"
+    cairn cache check --backing b.img c.img | grep -q ' 0 sectors in 0 blocks dirty' || fail "not clean"
+    cairn cache flush -o json --backing b.img c.img | grep -q '"dirty_sectors":0' || fail "flush again"
+    # set-uuid: the cache stays warm under its new name.
+    local old; old=$(cairn cache info c.img | sed -n 's/^uuid: *//p')
+    refused 1 "is no uuid" cairn cache set-uuid --uuid nonsense c.img
+    cairn cache set-uuid --uuid 01234567-89ab-cdef-0123-456789abcdef --backing b.img c.img || fail set-uuid
+    cairn cache info c.img | grep -q '^uuid: *01234567-89ab-cdef-0123-456789abcdef$' || fail "uuid: $(cairn cache info c.img), was $old"
+    grep -rq '^cache 01234567-89ab-cdef-0123-456789abcdef$' st || fail "the record has another uuid: $(cat st/*)"
+    cairn cache check --backing b.img c.img > check.txt || fail "after set-uuid: $(cat check.txt)"
+    cairn create v --table "0 32768 ssdcache b.img c.img blocksize 16" || fail "create after set-uuid"
+    cairn stats v | grep -q 'loaded_at_open 128' || fail "cold: $(cairn stats v)"
+    refused 5 "locked by" cairn cache check c.img
+    cairn cache info c.img > /dev/null || fail "info needs no lock"
+    cairn remove v; cairn engine stop
+    cairn create w --table "0 32768 linear b.img 0" && cairn remove w || fail "a clean backing is refused"
+    cairn engine stop; cairn wipe --yes c.img > /dev/null || fail wipe
+    same "$(ls st)" ""
+}
+
+test_cache_repair() {
+    local page out
+    # One superblock, one copy of a page, the doubt bitmap: nothing dirty is lost.
+    dirty_cache; page=$(first_page)
+    harm 100 $((page + 4196)) 131080   # copy 1; it was never written, and copy 0 tells all
+    cairn cache check c.img > check.txt && fail "check found nothing"
+    for text in "superblock A" "copy 1 of entry page" "block 0 of the doubt bitmap"; do grep -q "problem: .*$text" check.txt || fail "no $text: $(cat check.txt)"; done
+    same "$(tail -1 check.txt)" "3 problems."
+    refused 1 "aborted" cairn cache repair c.img < /dev/null
+    cairn cache repair --yes --backing b.img c.img | grep -q '2048 dirty sectors among them' || fail repair
+    cairn cache check --backing b.img c.img > check.txt || fail "after the repair: $(cat check.txt)"
+    cairn cache flush --backing b.img c.img > /dev/null && cmp -n 1048576 b.img d.img || fail "data after the repair"
+    # Both copies of a page: refused by the target and the tool, then given up, and only that page.
+    rm -f b.img c.img; dirty_cache; page=$(first_page)
+    harm $((page + 100)) $((page + 4196))
+    refused 1 "cairn cache repair --drop-dirty" cairn create v --table "0 32768 ssdcache b.img c.img blocksize 16 writeback"
+    cairn engine stop
+    refused 1 "cairn cache repair --drop-dirty" cairn cache flush --backing b.img c.img
+    refused 1 "--drop-dirty gives" cairn cache repair --yes --backing b.img c.img
+    out=$(cairn cache repair --yes --drop-dirty --backing b.img c.img) || fail "drop-dirty: $out"
+    case $out in *"WHAT WAS DIRTY THERE IS LOST"*) ;; *) fail "the loss is not said: $out" ;; esac
+    cairn cache check --backing b.img c.img > check.txt || fail "after drop-dirty: $(cat check.txt)"
+    cairn cache flush --backing b.img c.img > flush.txt || fail "flush: $(cat flush.txt)"
+    grep -qE ': (1[0-9]{3}|[1-9][0-9]{2}) sectors written' flush.txt || fail "$(cat flush.txt)"
+    # The backing was changed without the cache: kept, or given up, and never by itself.
+    for choice in keep drop; do
+        rm -f b.img c.img; dirty_cache
+        cairn create w --force --table "0 32768 linear b.img 0" 2> /dev/null || fail "create --force"
+        qemu-io -f raw "$(uri w)" -c 'write -P 9 8M 64k' -c flush > /dev/null; cairn remove w; cairn engine stop
+        refused 1 "changed without its cache" cairn create v --table "0 32768 ssdcache b.img c.img blocksize 16 writeback"
+        cairn engine stop
+        refused 1 "changed without its cache" cairn cache repair --yes --backing b.img c.img
+        refused 1 "cairn cache repair --keep-dirty" cairn cache flush --backing b.img c.img
+        cairn cache repair --yes --$choice-dirty --backing b.img c.img > out.txt || fail "$choice: $(cat out.txt)"
+        cairn cache check --backing b.img c.img > check.txt || fail "after $choice: $(cat check.txt)"
+        cairn create v --table "0 32768 ssdcache b.img c.img blocksize 16 writeback" || fail "create after $choice"
+        qemu-io -f raw "$(uri v)" -c 'read -P 9 8M 64k' | grep -q 'verification failed' && fail "the later write is gone"
+        nbdcopy "$(uri v)" e.img; cairn remove v; cairn engine stop
+        if [ $choice = keep ]; then cmp -n 1048576 e.img d.img || fail "kept data"; else cmp -n 1048576 e.img /dev/zero || fail "dropped data"; fi
+    done
+    # set-uuid --force of a dirty cache, killed wherever it is: nothing is lost.
+    rm -f b.img c.img; dirty_cache
+    refused 1 "was not closed" cairn cache set-uuid --backing b.img c.img
+    for t in 0.005 0.01 0.02; do timeout -s KILL $t "$CAIRN" cache set-uuid --force --backing b.img c.img > /dev/null 2>&1; done
+    cairn cache repair --yes --backing b.img c.img > /dev/null || fail "finish set-uuid"
+    cairn cache set-uuid --force --backing b.img c.img > /dev/null || fail "set-uuid --force"
+    cairn cache flush --backing b.img c.img > /dev/null && cmp -n 1048576 b.img d.img || fail "data after set-uuid"
+    # Both superblocks: nothing to go by, and nothing is written.
+    harm 100 65636; out=$(sha256sum c.img)
+    refused 1 "only damaged superblocks" cairn cache repair --yes c.img
+    same "$(sha256sum c.img)" "$out"
+}
+
+# The examples of cairn-cache(8), as they stand there.
+test_cache_man_examples() {
+    truncate -s 16M disk.img; truncate -s 8M ssd.img
+    local table="0 32768 ssdcache disk.img ssd.img writeback" line n=0
+    while read -r line; do
+        # Each example begins with a cache that a kill has left.
+        cairn format-cache --target ssdcache --backing disk.img --yes --force ssd.img > /dev/null || fail format
+        cairn create v --table "$table" && qemu-io -f raw "$(uri v)" -c 'write -P 3 1M 64k' -c flush > /dev/null || fail write
+        case $line in *set-uuid*) cairn remove v; cairn engine stop; cairn cache flush --backing disk.img ssd.img > /dev/null || fail flush ;;
+            *) kill -9 "$(pid v)"; sleep 0.2 ;;
+        esac
+        case $line in *wipe*) cairn cache flush --backing disk.img ssd.img > /dev/null || fail flush ;; esac
+        eval "$line" > out.txt 2>&1 || fail "$line: $(cat out.txt)"
+        n=$((n + 1))
+    done < <(sed -n '/^.Bd -literal/,/^.Ed/p' "$HERE/../../man/cairn-cache.8" | grep '^cairn ')
+    [ $n -ge 8 ] || fail "only $n examples"
+}
+
 test_kill_nine_rounds() {
     for mode in writethrough readcache writeback; do
         mkdir $mode; (cd $mode && mkdir -m 700 rt st && CAIRN_RUNTIME_DIR=$PWD/rt CAIRN_STATE_DIR=$PWD/st \

@@ -29,6 +29,16 @@ package enum SSDCacheEntryPage {
         return itsEpoch == epoch ? .valid(sequence: sequence) : .empty
     }
 
+    /// What a copy that does not check out calls its sequence, if it still looks like this page: a hint for a sentence, no more.
+    package static func claimedSequence(_ bytes: UnsafeRawBufferPointer, uuid: [UInt8], page: UInt64) -> UInt64? {
+        guard bytes.count >= 4096 else { return nil }
+        let r = ByteReader(RawSpan(_unsafeBytes: bytes))
+        guard (try? r.load(UInt32.self, at: 0)) == magic, (try? r.array(at: 8, count: 16)) == uuid,
+            (try? r.load(UInt64.self, at: 40)) == page
+        else { return nil }
+        return try? r.load(UInt64.self, at: 32)
+    }
+
     package static func begin(_ bytes: UnsafeMutableRawBufferPointer, uuid: [UInt8], epoch: UInt64, sequence: UInt64, page: UInt64) {
         let w = ByteWriter(bytes)
         w.clear()
@@ -79,6 +89,27 @@ package enum SSDCacheEntryPage {
         }
         return (key - 1, count)
     }
+
+    /// False when the record at `index` holds what no cairn writes: dirty sectors that are not valid, bits behind the
+    /// block's end, a content in reserved bytes or in a free record. `load` reads it all the same.
+    package static func isProper(_ bytes: UnsafeRawBufferPointer, _ layout: SSDCacheLayout, index: Int) -> Bool {
+        let at = SSDCacheLayout.pageHeader + index * layout.recordBytes
+        guard index >= 0, at + layout.recordBytes <= bytes.count else { return false }
+        // Inside by the line above.
+        func word(_ offset: Int) -> UInt64 { UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: at + offset, as: UInt64.self)) }
+        if word(0) == 0 {
+            var any: UInt64 = 0
+            for offset in stride(from: 8, to: layout.recordBytes, by: 8) { any |= word(offset) }
+            return any == 0
+        }
+        if word(8) >> 16 != 0 { return false }
+        let inside: UInt64 = layout.blockSectors < 64 ? 1 << layout.blockSectors - 1 : .max
+        for i in 0..<(layout.bitmapBytes / 8) {
+            let valid = word(16 + i * 8), dirty = word(16 + layout.bitmapBytes + i * 8)
+            if dirty & ~valid != 0 || valid & ~inside != 0 { return false }
+        }
+        return true
+    }
 }
 
 /// A block of the doubt bitmap, 4096 bytes: entry pages whose set bit says "what stands here may be older than the
@@ -99,18 +130,24 @@ package enum SSDCacheDoubtBlock {
         w.store(crc32c(UnsafeRawBufferPointer(bytes)), at: 4)
     }
 
+    /// Never written, or of this cache and intact.
+    package static func checksOut(_ bytes: UnsafeRawBufferPointer, uuid: [UInt8], block: UInt64) -> Bool {
+        guard bytes.count >= 4096 else { return false }
+        let whole = UnsafeRawBufferPointer(rebasing: bytes[..<4096])
+        if whole.allSatisfy({ $0 == 0 }) { return true }
+        let r = ByteReader(RawSpan(_unsafeBytes: whole))
+        return (try? r.load(UInt32.self, at: 0)) == magic && (try? r.array(at: 8, count: 16)) == uuid
+            && (try? r.load(UInt64.self, at: 32)) == block && (try? r.load(UInt32.self, at: 4)) == crc32c(whole, withoutFieldAt: 4)
+    }
+
     /// Calls `inDoubt` for each set bit; all of them when the block is damaged. A block of another epoch has none, and so
     /// has one that was never written.
     package static func decode(_ bytes: UnsafeRawBufferPointer, uuid: [UInt8], epoch: UInt64, block: UInt64, inDoubt: (Int) -> Void) {
-        let r = ByteReader(RawSpan(_unsafeBytes: bytes))
-        if bytes.count >= 4096, bytes[..<4096].allSatisfy({ $0 == 0 }) { return }
-        var good = false
-        if bytes.count >= 4096, let found = try? r.load(UInt32.self, at: 0), found == magic, let sum = try? r.load(UInt32.self, at: 4),
-            let itsUUID = try? r.array(at: 8, count: 16), itsUUID == uuid, let itsEpoch = try? r.load(UInt64.self, at: 24),
-            let number = try? r.load(UInt64.self, at: 32), number == block
-        {
-            good = crc32c(UnsafeRawBufferPointer(rebasing: bytes[..<4096]), withoutFieldAt: 4) == sum
-            if good && itsEpoch != epoch { return }
+        let good = checksOut(bytes, uuid: uuid, block: block)
+        if good {
+            let r = ByteReader(RawSpan(_unsafeBytes: bytes))
+            // Of another epoch, or never written.
+            guard let its = try? r.load(UInt64.self, at: 24), its == epoch, bytes[0] != 0 else { return }
         }
         for bit in 0..<Int(SSDCacheLayout.bitsPerBitmapBlock) where !good || bytes[64 + bit / 8] & 1 << UInt8(bit % 8) != 0 {
             inDoubt(bit)

@@ -78,6 +78,26 @@ package struct StateDirectory: Sendable {
         _ = try system("syncing \(path)") { fsync(directoryFD) }
     }
 
+    /// The record, and the attribute of a file (`file` is its descriptor). "May be dirty" is written to the record first and to
+    /// the attribute second, "not dirty" the other way round; a crash between leaves a mark too many.
+    package func remember(_ identity: DeviceIdentity, _ record: Record, file: Int32?) throws(SystemError) {
+        if record.dirty { try store(identity, record) }
+        if let file { setCacheAttribute(file, record.dirty ? record.cache : nil) }
+        if !record.dirty { try store(identity, record) }
+    }
+
+    /// There is no cache of this device any more.
+    package func forget(_ identity: DeviceIdentity) throws(SystemError) {
+        let name = file(identity)
+        if unlink(name) != 0 {
+            if errno == ENOENT { return }
+            throw SystemError("removing \(name)", errno)
+        }
+        let directory = try openFile(path, O_RDONLY | O_DIRECTORY)
+        let raw = directory.raw
+        _ = try system("syncing \(path)") { fsync(raw) }
+    }
+
     private func makeDirectories() throws(SystemError) {
         var built = path.hasPrefix("/") ? "" : "."
         for part in path.split(separator: "/") {

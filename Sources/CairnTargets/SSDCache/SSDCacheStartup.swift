@@ -161,7 +161,7 @@ extension SSDCacheTarget {
         guard let record = backing.record, record.dirty, record.cache != found.uuidText else { return nil }
         return TargetError(
             "the backing's newest data may be in the cache \(record.cache), this one is \(found.uuidText)", status: .busy,
-            hint: "open it with that cache, or give its data up: cairn cache repair --drop-dirty CACHE")
+            hint: "open it with that cache, or give up what that one holds: cairn cache repair --drop-dirty --backing BACKING CACHE")
     }
 
     private func mismatch(_ found: SSDCacheSuperblock) -> TargetError? {
@@ -257,6 +257,11 @@ extension SSDCacheTarget {
         guard let s = startup else { return }
         if s.at == layout.pages {
             dropUnreachable()
+            if let superblock, superblock.state == .clean, UInt64(slots.dirtySectors) < superblock.dirtySectors, startup?.problem == nil {
+                startup?.problem = TargetError(
+                    "the cache was closed with \(superblock.dirtySectors) dirty sectors, and its entries tell of \(slots.dirtySectors)",
+                    status: .io, hint: "cairn cache check CACHE tells more; cairn cache repair --drop-dirty CACHE gives up the rest")
+            }
             if let problem = startup?.problem { return fail(problem, &actions) }
             if s.dropAll {
                 if slots.dirtySlots == 0 { return dropEverything(now, &actions) }
@@ -264,7 +269,8 @@ extension SSDCacheTarget {
                     TargetError(
                         "the backing was changed without its cache, which holds \(slots.dirtySectors) sectors that were never written back",
                         status: .busy,
-                        hint: "cairn cache repair --keep-dirty CACHE writes them over the changed backing; --drop-dirty gives them up"),
+                        hint: "cairn cache repair --keep-dirty --backing BACKING CACHE has them written over the changed backing; "
+                            + "--drop-dirty gives them up"),
                     &actions)
             }
             tally.loadedAtOpen = UInt64(slots.used)
@@ -280,20 +286,14 @@ extension SSDCacheTarget {
         guard let superblock else { return }
         for i in 0..<count {
             let page = Int(firstPage + i)
-            let copies = [0, 1].map { copy in
-                UnsafeRawBufferPointer(rebasing: bytes[(Int(i) * 2 + copy) * 4096..<(Int(i) * 2 + copy + 1) * 4096])
-            }
-            let headers = copies.map { SSDCacheEntryPage.header($0, uuid: superblock.uuid, epoch: superblock.epoch, page: UInt64(page)) }
-            for copy in 0..<2 where headers[copy] == .damaged {
-                pages[page].damaged |= 1 << UInt8(copy)
-                pages[page].nextCopy = UInt8(copy)
-            }
-            var newest: (copy: Int, sequence: UInt64)?
+            let pair = SSDCachePagePair(
+                UnsafeRawBufferPointer(rebasing: bytes[Int(i) * 8192..<(Int(i) + 1) * 8192]), uuid: superblock.uuid,
+                epoch: superblock.epoch, page: UInt64(page))
+            pages[page].damaged = pair.damaged
+            pages[page].nextCopy = UInt8(pair.nextCopy)
+            pageSequence = max(pageSequence, pair.sequence)
             for copy in 0..<2 {
-                guard case .valid(let sequence) = headers[copy] else { continue }
-                pageSequence = max(pageSequence, sequence)
-                if sequence >= newest?.sequence ?? 0 { newest = (copy, sequence) }
-                noteDirty(copies[copy], page, SSDCacheSlots.dirtyOnDisk[copy])
+                if case .valid = pair.headers[copy] { noteDirty(pair.copy(copy), page, SSDCacheSlots.dirtyOnDisk[copy]) }
             }
             if pages[page].damaged != 0 {
                 // It may have been the newer one: clean sectors of the other are not trusted, and the page is written anew.
@@ -301,16 +301,15 @@ extension SSDCacheTarget {
                 pages[page].stale = true
                 if !pages[page].inDoubt { markPages.append(page) }
                 tally.droppedAtOpen += layout.slotsPerPage
-                if pages[page].damaged == 3 && superblock.mayBeDirty {
+                if pair.isLost && superblock.mayBeDirty {
                     startup?.problem = TargetError(
                         "both copies of entry page \(page) are damaged, and they may have held data that was never written back",
-                        status: .io, hint: "cairn cache check tells more; cairn cache repair gives up the damaged pages")
+                        status: .io,
+                        hint: "cairn cache check CACHE tells more; cairn cache repair --drop-dirty CACHE gives up the damaged pages")
                 }
-            } else if let newest {
-                pages[page].nextCopy = UInt8(1 - newest.copy)
             }
-            guard let newest else { continue }
-            load(copies[newest.copy], page, dirtyOnly: pages[page].inDoubt || pages[page].damaged != 0)
+            guard let newest = pair.newest else { continue }
+            load(pair.copy(newest), page, dirtyOnly: pair.onlyDirtyCounts(inDoubt: pages[page].inDoubt))
         }
     }
 
@@ -343,7 +342,7 @@ extension SSDCacheTarget {
                 if isDirty {
                     startup?.problem = TargetError(
                         "slot \(base + i) holds data for block \(block), which the backing does not have", status: .io,
-                        hint: "cairn cache check tells more; cairn cache repair gives up such entries")
+                        hint: "cairn cache check CACHE tells more; cairn cache repair --drop-dirty CACHE gives up such entries")
                 }
                 pages[page].stale = true
                 tally.droppedAtOpen += 1
