@@ -20,6 +20,7 @@ let optionTable: [Option] = [
     Option("help", "h", nil, "print usage"),
     Option("version", nil, nil, "print versions"),
     Option("verbose", "v", nil, "say more; repeatable"),
+    Option("quiet", "q", nil, "no progress, and no word about what went well"),
     Option("force", "f", nil, "try harder"),
     Option("yes", "y", nil, "answer yes to every question"),
     Option("readonly", "r", nil, "load the table read-only"),
