@@ -48,13 +48,13 @@ enum Usage {
     }
 
     private static var reportVerbs: [Verb] {
-        let report = "columns options sort select noheadings separator nameprefixes unquoted rows unbuffered"
+        let report = "columns options sort select noheadings separator units nosuffix reportformat nameprefixes unquoted rows unbuffered"
         return [
             Verb("info", "[DEVICE...]", "What is known about volumes, in blocks or in columns.", "verbose uuid major minor " + report),
-            Verb("ls", "", "List the volumes.", "tree options target exec"),
+            Verb("ls", "", "List the volumes.", "tree target exec " + report),
             Verb("deps", "[DEVICE...]", "The devices that volumes use.", "options inactive " + devices),
-            Verb("status", "[DEVICE...]", "The targets' status lines.", "target noflush inactive json verbose " + devices),
-            Verb("table", "[DEVICE...]", "The tables.", "target concise persistent inactive showkeys json verbose " + devices),
+            Verb("status", "[DEVICE...]", "The targets' status lines.", "target noflush inactive json verbose uuid major minor " + report),
+            Verb("table", "[DEVICE...]", "The tables.", "target concise persistent inactive showkeys options json verbose " + devices),
             Verb("targets", "", "The target types."),
             Verb("target-version", "TYPE...", "The version of a target type."),
             Verb("version", "", "Versions of the library, the interface and the engine."),

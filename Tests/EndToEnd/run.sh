@@ -414,6 +414,28 @@ test_status_is_fast() {
     [ "$ours" -le $((theirs * 4)) ] || fail "slower than 4 times dmsetup version"
 }
 
+test_reports() {
+    truncate -s 64M b.img a.img; truncate -s 16M c.img
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes --quiet c.img > f.txt || fail format
+    [ ! -s f.txt ] || fail "--quiet is not: $(cat f.txt)"
+    cairn create fast --table "0 131072 ssdcache b.img c.img blocksize 16 writeback" && cairn message fast 0 clean_idle 3600000 || fail create
+    printf '0 2048 linear a.img 0\n2048 100 zero\n' | cairn create mix || fail mix
+    qemu-io -f raw "$(uri fast)" -c 'write 0 1M' -c 'read 0 2M' -c 'read 0 1M' > /dev/null || fail io
+    same "$(cairn ls --noheadings -o name,size,state,targets,dirty_sectors,dirty_share)" "$(printf 'fast:131072:active:ssdcache:2048:6.67\nmix:2148:active:linear,zero::')"
+    same "$(cairn ls --noheadings -o name -S 'hit_rate>50 && misses>0')" fast
+    same "$(cairn status --noheadings -o name,line,start,length,target --sort -length)" "$(printf 'fast:0:0:131072:ssdcache\nmix:0:0:2048:linear\nmix:1:2048:100:zero')"
+    same "$(cairn info -c --noheadings --units m -o size fast)" 64.00m
+    cairn status --reportformat json -o name,target,table,hits > r.json
+    same "$(/usr/bin/python3 -c 'import json; r = json.load(open("r.json"))["target"]; print(len(r), r[0]["target"], r[2]["hits"] == "")')" "3 ssdcache True"
+    # Each counter of each target has a column (Counters.swift), so that it has a description and a metric.
+    cairn stats -o json > s.json; cairn info -c -o help > fields.txt 2>&1
+    for counter in $(/usr/bin/python3 -c 'import json
+for v in json.load(open("s.json"))["volumes"]:
+    for t in v["targets"]: print(*t["counters"])'); do
+        grep -q "^  $counter " fields.txt || fail "the counter $counter is not described in Sources/cairn/Counters.swift"
+    done
+}
+
 passed=0 failed=0
 root=$(mktemp -d /tmp/cairn-e2e.XXXXXX); chmod 755 "$root"
 for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do
