@@ -58,13 +58,19 @@ enum OwnVerbs {
         let link = try EngineLink(arguments)
         let specs = try DeviceSpec.all(arguments)
         var volumes: [JSON] = []
+        var time = JSON.null
+        let buckets = JSON.bool(arguments.verbosity > 0)
         for spec in specs.isEmpty ? [.object([])] : specs.map(\.json) {
-            guard let answer = try own({ () throws(ControlError) in try link.call("stats", spec) }) else { throw noEngine() }
+            let args = spec.adding("buckets", buckets)
+            guard let answer = try own({ () throws(ControlError) in try link.call("stats", args) }) else { throw noEngine() }
             volumes += answer["volumes"]?.array ?? []
+            time = answer["time"] ?? .null
         }
-        if arguments.has("json") || arguments["options"] == "json" {
-            return Output.out(JSON.dictionary(["version": .unsigned(1), "volumes": .array(volumes)]).text)
+        if let options = arguments["options"], options != "json" {
+            Output.error("Option not recognised: \(options). stats has -o json; see status -o for columns.")
+            throw Exit(status: 2)
         }
+        if arguments.has("json") || arguments.has("options") { return Output.out(TypedJSON.statistics(volumes, time: time)) }
         if volumes.isEmpty { return Output.out("No devices found") }
         for volume in volumes { show(volume) }
     }

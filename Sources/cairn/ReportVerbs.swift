@@ -212,7 +212,7 @@ enum ReportVerbs {
         let (volumes, many) = try chosen(link, arguments, verb, verb)
         if arguments.has("concise") { return concise(volumes) }
         if arguments["options"] == "json" || arguments.has("json") {
-            return Output.out(JSON.dictionary(["version": .unsigned(1), verb: .array(volumes)]).text)
+            return Output.out(TypedJSON.lines(verb, volumes, target: arguments["target"]))
         }
         if volumes.isEmpty { return Output.out("No devices found") }
         let target = arguments["target"]

@@ -436,6 +436,38 @@ for v in json.load(open("s.json"))["volumes"]:
     done
 }
 
+test_json() {
+    truncate -s 16M b.img a.img; truncate -s 8M c.img
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn create fast --table "0 32768 ssdcache b.img c.img blocksize 16 writeback" || fail create
+    qemu-io -f raw "$(uri fast)" -c 'write 0 64k' -c 'read 0 64k' > /dev/null || fail io
+    printf '0 2048 linear a.img 0\n2048 100 zero\n2148 128 striped 2 8 a.img 4096 a.img 8192\n2276 8 delay a.img 0 1\n2284 8 error\n2292 8 flakey a.img 0 5 0\n' |
+        cairn create mix || fail mix
+    for report in status table stats; do cairn $report -o json > $report.json || fail $report; done
+    cairn stats -o json -v fast > buckets.json; cairn probe -o json c.img > probe.json || fail probe
+    /usr/bin/python3 - "$PWD" <<'PY' || fail "other JSON"
+import json, sys
+def load(name):
+    r = json.load(open(name + ".json")); assert r["version"] == 1 and r["report"] == name.replace("buckets", "stats"), r; return r
+status, table, stats, buckets, probe = map(load, ["status", "table", "stats", "buckets", "probe"])
+fast, mix = status["volumes"]
+assert fast["targets"][0]["status"]["dirty"]["sectors"] == 128 and fast["targets"][0]["status"]["read"]["clean"] > 0, fast
+# Every target of ours is known: null means that the command lags behind the engine.
+assert [t["target"] for t in mix["targets"]] == ["linear", "zero", "striped", "delay", "error", "flakey"], mix
+for r, key in ((status, "status"), (table, "parameters")):
+    for v in r["volumes"]:
+        for t in v["targets"]: assert t[key] is not None, t
+fast, mix = table["volumes"]
+assert fast["targets"][0]["parameters"] == {"backing": sys.argv[1] + "/b.img", "cache": sys.argv[1] + "/c.img", "blocksize": 16, "mode": "writeback", "assoc": 4, "options": []}, fast
+assert mix["targets"][2]["parameters"]["stripes"][1] == {"device": sys.argv[1] + "/a.img", "offset": 8192}, mix
+v = buckets["volumes"][0]
+assert v["write"]["operations"] == sum(n for _, n in v["write"]["buckets"]) > 0 and v["write"]["bytes"] == 65536, v
+assert stats["time"] < buckets["time"] and "buckets" not in stats["volumes"][0]["read"]
+assert probe["signatures"][0]["blocksize"] == 16 and probe["signatures"][0]["type"] == "cairn_ssdcache", probe
+PY
+    refused 2 "Option not recognised" cairn stats -o name
+}
+
 passed=0 failed=0
 root=$(mktemp -d /tmp/cairn-e2e.XXXXXX); chmod 755 "$root"
 for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do
