@@ -123,14 +123,16 @@ enum Reporting {
 
     /// `buckets`: with the latency histograms' filled buckets, `[[EDGE_NS, COUNT], …]`.
     static func statistics(_ volume: Volume, _ engine: Engine, buckets: Bool) -> JSON {
-        func directions(_ s: IOStatistics) -> [JSON.Member] { Self.directions(s, buckets) }
+        func directions(_ s: IOStatistics, _ inFlight: Int? = nil) -> [JSON.Member] {
+            Self.directions(s, inFlight ?? s.inFlight, buckets)
+        }
         let targets = volume.live?.targets ?? []
         return .object(
             [
                 .init(key: "name", value: .string(volume.name)), .init(key: "uuid", value: .string(volume.uuid)),
                 .init(key: "size", value: .count(volume.size.count)), .init(key: "suspended", value: .bool(volume.isSuspended)),
                 .init(key: "open", value: .count(volume.openCount)), .init(key: "queued", value: .count(volume.queuedRequests)),
-            ] + directions(volume.statistics)
+            ] + directions(volume.statistics, volume.inFlight)
                 + [
                     .init(
                         key: "targets",
@@ -144,7 +146,7 @@ enum Reporting {
                                         .init(
                                             key: "counters",
                                             value: .object(target.counters().map { .init(key: $0.name, value: .unsigned($0.value)) })),
-                                    ] + (engine.statistics(of: target).map(directions) ?? []))
+                                    ] + (engine.statistics(of: target).map { directions($0) } ?? []))
                             })),
                     .init(
                         key: "devices",
@@ -155,7 +157,7 @@ enum Reporting {
                 ])
     }
 
-    private static func directions(_ s: IOStatistics, _ buckets: Bool) -> [JSON.Member] {
+    private static func directions(_ s: IOStatistics, _ inFlight: Int, _ buckets: Bool) -> [JSON.Member] {
         func one(_ d: IOStatistics.Direction) -> JSON {
             let values = JSON.dictionary([
                 "operations": .unsigned(d.operations), "bytes": .unsigned(d.bytes), "errors": .unsigned(d.errors),
@@ -169,7 +171,7 @@ enum Reporting {
         }
         return [
             .init(key: "read", value: one(s.read)), .init(key: "write", value: one(s.write)), .init(key: "flush", value: one(s.flush)),
-            .init(key: "discard", value: one(s.discard)), .init(key: "inflight", value: .count(max(0, s.inFlight))),
+            .init(key: "discard", value: one(s.discard)), .init(key: "inflight", value: .count(max(0, inFlight))),
         ]
     }
 }

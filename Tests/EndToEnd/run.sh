@@ -468,6 +468,68 @@ PY
     refused 2 "Option not recognised" cairn stats -o name
 }
 
+test_metrics() {
+    truncate -s 16M b.img 'od"d\n.img'; truncate -s 8M c.img
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn create fast --table "0 32768 ssdcache b.img c.img blocksize 16 writeback" && cairn message fast 0 clean_idle 3600000 || fail create
+    cairn create 'q"uo\te' --table '0 8 linear od"d\\n.img 0' || fail quote
+    qemu-io -f raw "$(uri fast)" -c 'write 0 64k' -c 'read 0 128k' -c flush > /dev/null || fail io
+    cairn stats --prometheus > m.txt || fail prometheus
+    if command -v promtool > /dev/null; then promtool check metrics < m.txt > lint.txt 2>&1 && [ ! -s lint.txt ] || fail "promtool: $(cat lint.txt)"
+    else echo "skipped: promtool is not here (Debian: prometheus)"; fi
+    /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null || { echo "skipped: no parser (Debian: python3-prometheus-client)"; return; }
+    /usr/bin/python3 - <<'PY' || fail "other metrics"
+from prometheus_client.parser import text_string_to_metric_families
+families = list(text_string_to_metric_families(open("m.txt").read()))
+assert len({f.name for f in families}) == len(families)
+samples = {}
+for f in families:
+    assert f.documentation and f.type != "unknown", f
+    for s in f.samples: samples[(s.name, frozenset(s.labels.items()))] = s.value
+def value(name, **labels): return samples[(name, frozenset(labels.items()))]
+assert value("cairn_volume_bytes_total", volume="fast", operation="write") == 65536
+assert value("cairn_volume_bytes_total", volume="fast", operation="read") == 131072
+assert value("cairn_volume_size_bytes", volume="fast") == 16 << 20
+assert value("cairn_ssdcache_dirty_bytes", volume="fast", start="0") == 65536
+assert value("cairn_volume_info", volume='q"uo\\te', uuid="") == 1
+assert any("od\"d" in dict(labels).get("device", "") for _, labels in samples)
+n = value("cairn_volume_latency_seconds_count", volume="fast", operation="write")
+assert n == value("cairn_volume_requests_total", volume="fast", operation="write") == value("cairn_volume_latency_seconds_bucket", volume="fast", operation="write", le="+Inf") > 0
+assert 0 < value("cairn_volume_latency_seconds_sum", volume="fast", operation="write") < 60
+PY
+    # Every family is in the manual.
+    for name in $(sed -n 's/^# TYPE \([^ ]*\) .*/\1/p' m.txt | grep -v '^cairn_ssdcache'); do
+        grep -q "${name#cairn_}\|${name#cairn_volume_}\|${name#cairn_device_}" "$HERE/../../man/cairn-metrics.5" || fail "cairn-metrics(5) has no $name"
+    done
+}
+
+test_top() {
+    truncate -s 64M a.img
+    refused 4 "No engine is running" cairn top -b -n 1
+    refused 2 "needs a terminal" cairn top < /dev/null
+    cairn create disk --table "0 131072 linear a.img 0" && cairn create still --table "0 2048 zero" || fail create
+    fio --name=x --ioengine=nbd --uri="$(uri disk)" --rw=randrw --bs=4k --iodepth=8 --size=32M --time_based --runtime=20 > fio.log 2>&1 & local load=$!
+    for _ in $(seq 50); do cairn ls --noheadings -o name,open | grep -q disk:1 && break; sleep 0.1; done; sleep 0.5
+    cairn top -b -n 2 -d 0.5 > top.txt || fail top
+    [ "$(grep -c '^cairn top' top.txt)" = 2 ] || fail "not two: $(cat top.txt)"
+    # The busy volume stands first; it reads and has requests in flight, the other has not.
+    grep -A1 '^NAME' top.txt | grep -qE '^disk +[0-9.]+k? ' || fail "order: $(cat top.txt)"
+    grep -qE '^still +0 +0 ' top.txt || fail "idle: $(cat top.txt)"
+    cairn top -b -n 1 -O name -d 0.2 | grep -A1 '^NAME' | grep -q '^disk' || fail "by name"
+    cairn top -b -n 1 -O -name -d 0.2 | grep -A1 '^NAME' | grep -q '^still' || fail "by name, reversed"
+    cairn stats --interval 0.3 --count 2 > stats.txt || fail stats
+    [ "$(grep -cE '^disk +[0-9.]+k? +[0-9.]+k? ' stats.txt)" = 2 ] || fail "stats: $(cat stats.txt)"
+    cairn stats --interval 0.1 --count 3 -o json disk | /usr/bin/python3 -c '
+import json, sys
+reports = [json.loads(line) for line in sys.stdin]
+assert len(reports) == 3 and reports[0]["time"] < reports[1]["time"] < reports[2]["time"]
+assert all(r["volumes"][0]["inflight"] > 0 for r in reports) or any(r["volumes"][0]["inflight"] > 0 for r in reports), reports' || fail "stats -o json"
+    /usr/bin/python3 "$HERE/top.py" "$CAIRN" || fail "on a terminal"
+    kill $load; wait $load 2> /dev/null
+    same "$(cairn info -c --noheadings -o name --count 2 --interval 0.1 | tr '\n' ' ')" "disk still disk still "
+    refused 1 "repeat a report" cairn table --count 2
+}
+
 passed=0 failed=0
 root=$(mktemp -d /tmp/cairn-e2e.XXXXXX); chmod 755 "$root"
 for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do
