@@ -522,11 +522,14 @@ test_top() {
     cairn stats --interval 0.1 --count 3 -o json disk | /usr/bin/python3 -c '
 import json, sys
 reports = [json.loads(line) for line in sys.stdin]
-assert len(reports) == 3 and reports[0]["time"] < reports[1]["time"] < reports[2]["time"]
-assert all(r["volumes"][0]["inflight"] > 0 for r in reports) or any(r["volumes"][0]["inflight"] > 0 for r in reports), reports' || fail "stats -o json"
+assert len(reports) == 3 and reports[0]["time"] < reports[1]["time"] < reports[2]["time"]' || fail "stats -o json"
+    cairn create slow --table "0 8 delay a.img 131000 1500" || fail slow
+    qemu-io -f raw "$(uri slow)" -c 'read 0 4k' > /dev/null & local slow=$!
+    sleep 0.7; same "$(cairn ls --noheadings -o name,inflight -S name=slow)" slow:1; wait $slow
+    same "$(cairn ls --noheadings -o name,inflight,reads -S name=slow)" slow:0:1
     /usr/bin/python3 "$HERE/top.py" "$CAIRN" || fail "on a terminal"
     kill $load; wait $load 2> /dev/null
-    same "$(cairn info -c --noheadings -o name --count 2 --interval 0.1 | tr '\n' ' ')" "disk still disk still "
+    same "$(cairn info -c --noheadings -o name --count 2 --interval 0.1 | tr '\n' ' ')" "disk slow still disk slow still "
     refused 1 "repeat a report" cairn table --count 2
 }
 
