@@ -36,12 +36,20 @@ public final class LatencyHistogram {
         var seen: UInt64 = 0
         for bucket in 0..<(Self.steps * Self.powers) {
             seen += UInt64(counts[bucket])
-            if seen >= max(rank, 1) {
-                let power = UInt64(bucket / Self.steps), step = UInt64(bucket % Self.steps)
-                return min(maximum, Nanoseconds((1 << power) + ((step + 1) << power) / 8))
-            }
+            if seen >= max(rank, 1) { return min(maximum, Self.edge(bucket)) }
         }
         return maximum
+    }
+
+    private static func edge(_ bucket: Int) -> Nanoseconds {
+        let power = UInt64(bucket / steps), step = UInt64(bucket % steps)
+        return Nanoseconds((1 << power) + ((step + 1) << power) / 8)
+    }
+
+    /// What is not empty, ascending: an upper edge and how many times lie below it and above the one before. The last bucket of
+    /// all also holds everything longer.
+    public var buckets: [(edge: Nanoseconds, count: UInt64)] {
+        (0..<(Self.steps * Self.powers)).compactMap { counts[$0] > 0 ? (Self.edge($0), UInt64(counts[$0])) : nil }
     }
 
     public func clear() {

@@ -10,7 +10,7 @@ extension Service {
         var only: String?
         if args["name"] != nil || args["uuid"] != nil || args["major"] != nil { only = try name(args) }
         if verb == "info" && only == nil { throw ControlError(errno: ENXIO, reason: "there is no such volume") }
-        let wanted = only
+        let wanted = only, buckets = args["buckets"]?.bool ?? false
         return call { reactor in
             let volumes = reactor.engine.volumes.filter { wanted == nil || $0.name == wanted }.sorted { $0.name < $1.name }
             let items: [JSON] = volumes.map { volume in
@@ -19,10 +19,11 @@ extension Service {
                     return Reporting.lines(
                         volume, reactor.engine, table: verb == "table", inactive: args["inactive"]?.bool ?? false,
                         persistent: args["persistent"]?.bool ?? false)
-                case "stats": return Reporting.statistics(volume, reactor.engine)
+                case "stats": return Reporting.statistics(volume, reactor.engine, buckets: buckets)
                 default: return Reporting.volume(volume, reactor)
                 }
             }
+            if verb == "stats" { return .dictionary(["time": .unsigned(Reporting.now), "volumes": .array(items)]) }
             return .dictionary(["volumes": .array(items)])
         }
     }
@@ -113,10 +114,25 @@ enum Reporting {
         ])
     }
 
-    static func statistics(_ volume: Volume, _ engine: Engine) -> JSON {
+    /// Nanoseconds of a clock that only goes forward: for rates between two answers.
+    static var now: UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
+    }
+
+    /// `buckets`: with the latency histograms' filled buckets, `[[EDGE_NS, COUNT], …]`.
+    static func statistics(_ volume: Volume, _ engine: Engine, buckets: Bool) -> JSON {
+        func directions(_ s: IOStatistics, _ inFlight: Int? = nil) -> [JSON.Member] {
+            Self.directions(s, inFlight ?? s.inFlight, buckets)
+        }
         let targets = volume.live?.targets ?? []
         return .object(
-            [.init(key: "name", value: .string(volume.name))] + directions(volume.statistics)
+            [
+                .init(key: "name", value: .string(volume.name)), .init(key: "uuid", value: .string(volume.uuid)),
+                .init(key: "size", value: .count(volume.size.count)), .init(key: "suspended", value: .bool(volume.isSuspended)),
+                .init(key: "open", value: .count(volume.openCount)), .init(key: "queued", value: .count(volume.queuedRequests)),
+            ] + directions(volume.statistics, volume.inFlight)
                 + [
                     .init(
                         key: "targets",
@@ -130,7 +146,7 @@ enum Reporting {
                                         .init(
                                             key: "counters",
                                             value: .object(target.counters().map { .init(key: $0.name, value: .unsigned($0.value)) })),
-                                    ] + (engine.statistics(of: target).map(directions) ?? []))
+                                    ] + (engine.statistics(of: target).map { directions($0) } ?? []))
                             })),
                     .init(
                         key: "devices",
@@ -141,18 +157,21 @@ enum Reporting {
                 ])
     }
 
-    private static func directions(_ s: IOStatistics) -> [JSON.Member] {
+    private static func directions(_ s: IOStatistics, _ inFlight: Int, _ buckets: Bool) -> [JSON.Member] {
         func one(_ d: IOStatistics.Direction) -> JSON {
-            .dictionary([
+            let values = JSON.dictionary([
                 "operations": .unsigned(d.operations), "bytes": .unsigned(d.bytes), "errors": .unsigned(d.errors),
                 "p50": .unsigned(d.latency.quantile(0.5).count), "p90": .unsigned(d.latency.quantile(0.9).count),
                 "p99": .unsigned(d.latency.quantile(0.99).count), "p999": .unsigned(d.latency.quantile(0.999).count),
-                "max": .unsigned(d.latency.maximum.count),
+                "max": .unsigned(d.latency.maximum.count), "sum": .unsigned(d.latency.sum),
             ])
+            guard buckets, case .object(let members) = values else { return values }
+            let filled = d.latency.buckets.map { JSON.array([.unsigned($0.edge.count), .unsigned($0.count)]) }
+            return .object(members + [.init(key: "buckets", value: .array(filled))])
         }
         return [
             .init(key: "read", value: one(s.read)), .init(key: "write", value: one(s.write)), .init(key: "flush", value: one(s.flush)),
-            .init(key: "discard", value: one(s.discard)), .init(key: "inflight", value: .count(max(0, s.inFlight))),
+            .init(key: "discard", value: one(s.discard)), .init(key: "inflight", value: .count(max(0, inFlight))),
         ]
     }
 }

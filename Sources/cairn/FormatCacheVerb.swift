@@ -90,11 +90,12 @@ enum FormatCacheVerb {
         superblock.backing.name = identity.name
         // Nothing is cached yet, so nothing can be stale: the first open has no close facts to compare.
         superblock.state = .inUse
-        do throws(SystemError) { try write(superblock, cache.fd.raw) } catch { throw error.asTargetError }
+        do throws(SystemError) { try write(superblock, cache.fd.raw, arguments) } catch { throw error.asTargetError }
         if identity.kind != .volume, let state {
             try? state.remember(identity, .init(cache: superblock.uuidText, dirty: false, writtenAlone: false), file: backing.attributed)
         }
         let mib = (layout.slots * layout.blockBytes) >> 20
+        if arguments.has("quiet") { return }
         Output.out(
             "\(name): formatted as ssdcache \(superblock.uuidText) for \(backing.name): "
                 + "\(layout.slots) blocks of \(blockSectors) sectors, \(mib) MiB.")
@@ -159,7 +160,7 @@ enum FormatCacheVerb {
         return bytes
     }
 
-    private static func write(_ superblock: SSDCacheSuperblock, _ fd: Int32) throws(SystemError) {
+    private static func write(_ superblock: SSDCacheSuperblock, _ fd: Int32, _ arguments: Arguments) throws(SystemError) {
         let size = 1 << 20
         let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 4096)
         defer { memory.deallocate() }
@@ -171,12 +172,15 @@ enum FormatCacheVerb {
         try syncData(fd)
         var at = SSDCacheLayout.bitmapOffset
         let end = superblock.layout.tableOffset + superblock.layout.tableBytes
+        var progress = Progress("format-cache", total: end - at, unit: .bytes, arguments)
         while at < end {
             let length = Int(min(UInt64(size), end - at))
             try writeFully(fd, UnsafeRawBufferPointer(rebasing: memory[..<length]), at: at)
             at += UInt64(length)
+            progress.advance(UInt64(length))
         }
         try syncData(fd)
+        progress.finish()
         superblock.encode(into: block)
         for offset in [SSDCacheLayout.superblockB, SSDCacheLayout.superblockA] {
             try writeFully(fd, UnsafeRawBufferPointer(block), at: offset)

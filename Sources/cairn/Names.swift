@@ -17,6 +17,9 @@ enum Names {
         }
     }
 
+    /// For a terminal: mangled when it has what a terminal may not show in one column, or obeys.
+    static func printable(_ name: String) -> String { name.utf8.allSatisfy { $0 >= 0x20 && $0 < 0x7f } ? name : mangle(name) }
+
     static func mangle(_ name: String) -> String {
         let hex = Array("0123456789abcdef".utf8)
         var out: [UInt8] = []

@@ -20,6 +20,7 @@ let optionTable: [Option] = [
     Option("help", "h", nil, "print usage"),
     Option("version", nil, nil, "print versions"),
     Option("verbose", "v", nil, "say more; repeatable"),
+    Option("quiet", "q", nil, "no progress, and no word about what went well"),
     Option("force", "f", nil, "try harder"),
     Option("yes", "y", nil, "answer yes to every question"),
     Option("readonly", "r", nil, "load the table read-only"),
@@ -39,6 +40,9 @@ let optionTable: [Option] = [
     Option("rows", nil, nil, "one line per field"),
     Option("unquoted", nil, nil, "no quotes with --nameprefixes"),
     Option("unbuffered", nil, nil, "rows as they come, not aligned to one another"),
+    Option("units", nil, "UNITS", "sizes in h (for people), s, b, k, m, g, t, p or e; capitals: powers of 1000"),
+    Option("nosuffix", nil, nil, "no unit behind sizes"),
+    Option("reportformat", nil, "basic|json", "columns, or JSON of the same cells"),
     Option("table", nil, "TABLE", "the table"),
     Option("notable", "n", nil, "create without a table"),
     Option("concise", nil, nil, "one line per volume"),
@@ -74,12 +78,15 @@ let optionTable: [Option] = [
     Option("types", "t", "LIST", "only these signature types"),
     Option("no-act", nil, nil, "change nothing; also -n"),
     Option("json", nil, nil, "JSON output"),
+    Option("count", nil, "N", "how often to report; 0: for ever"),
+    Option("interval", nil, "SECONDS", "seconds between two reports"),
+    Option("batch", "b", nil, "top: print, also without a terminal"),
+    Option("prometheus", nil, nil, "the metrics, in Prometheus' text format"),
     Option("manglename", nil, "none|hex|auto", "how names on the command line are read"),
     // Accepted so that dmsetup's command lines work; there is no udev, no node and no kernel to tell.
     Option("noudevsync"), Option("noudevrules"), Option("udevcookie", nil, "COOKIE"), Option("checks"), Option("noopencount"),
     Option("verifyudev"), Option("addnodeoncreate"), Option("addnodeonresume"), Option("readahead", nil, "SECTORS"),
-    Option("uid", "U", "UID"), Option("gid", "G", "GID"), Option("mode", "M", "MODE"), Option("count", nil, "N"),
-    Option("interval", nil, "SECONDS"),
+    Option("uid", "U", "UID"), Option("gid", "G", "GID"), Option("mode", "M", "MODE"),
 ]
 
 /// The parsed command line.
@@ -95,9 +102,15 @@ struct Arguments {
     var operands: [String] { Array(words.dropFirst()) }
 }
 
+/// Letters that mean another option behind some verbs: these are top(1)'s.
+let verbLetters: [String: [Character: String]] = ["top": ["n": "count", "d": "interval"]]
+
 /// glibc's getopt_long: permutation, unique abbreviations, its own messages. nil when it complained.
 func parseArguments() -> Arguments? {
-    var letters = ""
+    // The dash: words come in their turn, so that the verb is known before what stands behind it. Not when the environment
+    // asks for words to end the options.
+    let dash = getenv("POSIXLY_CORRECT") == nil ? "-" : ""
+    var letters = dash
     var structs: [cairn_option] = []
     var names: [UnsafeMutablePointer<CChar>?] = []
     for (index, option) in optionTable.enumerated() {
@@ -110,15 +123,27 @@ func parseArguments() -> Arguments? {
     var result = Arguments()
     // The process's own argv, permuted in place: its first word is what getopt's messages begin with.
     let argv = CommandLine.unsafeArgv, argc = CommandLine.argc
+    var special: [Character: String] = [:]
     while true {
         var argument: UnsafePointer<CChar>?
         let code = cairn_getopt(argc, argv, letters, structs, Int32(structs.count), &argument)
         if code == -1 { break }
         if code == Int32(UInt8(ascii: "?")) { return nil }
+        if code == 1 {
+            let word = argument.map { String(cString: $0) } ?? ""
+            if result.words.isEmpty, let own = verbLetters[word] {
+                special = own
+                // The first letter that fits counts.
+                letters = dash + own.keys.map { "\($0):" }.joined() + letters.dropFirst(dash.count)
+            }
+            result.words.append(word)
+            continue
+        }
+        let letter = Character(UnicodeScalar(UInt8(truncatingIfNeeded: code)))
         let option: Option? =
             code >= 1000
             ? optionTable[Int(code) - 1000]
-            : optionTable.first { $0.letter?.asciiValue == UInt8(truncatingIfNeeded: code) }
+            : optionTable.first { special[letter] == nil ? $0.letter == letter : $0.name == special[letter] }
         guard let option else { return nil }
         let name = option.name == "Columns" ? "columns" : option.name
         result.values[name, default: []].append(argument.map { String(cString: $0) } ?? "")

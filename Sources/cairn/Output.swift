@@ -1,13 +1,27 @@
 import Glibc
+import Synchronization
 
 /// Standard output and standard error, unbuffered: a line is out when the call returns, also for a command that is
 /// killed. Sentences on stderr have no program name, as dmsetup's.
 enum Output {
     static func out(_ text: String, newline: Bool = true) {
+        clearBar()
         if !write(1, text + (newline ? "\n" : "")) { lost() }
     }
-    static func error(_ text: String) { _ = write(2, text + "\n") }
-    static func errorPart(_ text: String) { _ = write(2, text) }
+    static func error(_ text: String) { errorPart(text + "\n") }
+    static func errorPart(_ text: String) {
+        clearBar()
+        _ = write(2, text)
+    }
+
+    /// Is a progress bar on the terminal? Sentences must not stand behind it on its line.
+    private static let hasBar = Atomic<Bool>(false)
+
+    static func bar(_ text: String) {
+        hasBar.store(true, ordering: .relaxed)
+        _ = write(2, "\r" + text + "\u{1b}[K")
+    }
+    static func clearBar() { if hasBar.exchange(false, ordering: .relaxed) { _ = write(2, "\r\u{1b}[K") } }
 
     /// Output that did not arrive is a failure: a script would take half a table for the whole.
     static func lost() -> Never {

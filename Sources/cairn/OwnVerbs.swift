@@ -2,7 +2,7 @@ import CairnControl
 import CairnIO
 import Glibc
 
-/// export, unexport, events, stats.
+/// export, unexport, events.
 enum OwnVerbs {
     private static func noEngine() -> Exit {
         Output.error("No engine is running.")
@@ -52,48 +52,5 @@ enum OwnVerbs {
             }
         }
         if !found { throw noEngine() }
-    }
-
-    static func stats(_ arguments: Arguments) throws(Exit) {
-        let link = try EngineLink(arguments)
-        let specs = try DeviceSpec.all(arguments)
-        var volumes: [JSON] = []
-        for spec in specs.isEmpty ? [.object([])] : specs.map(\.json) {
-            guard let answer = try own({ () throws(ControlError) in try link.call("stats", spec) }) else { throw noEngine() }
-            volumes += answer["volumes"]?.array ?? []
-        }
-        if arguments.has("json") || arguments["options"] == "json" {
-            return Output.out(JSON.dictionary(["version": .unsigned(1), "volumes": .array(volumes)]).text)
-        }
-        if volumes.isEmpty { return Output.out("No devices found") }
-        for volume in volumes { show(volume) }
-    }
-
-    private static func show(_ volume: JSON) {
-        Output.out("\(volume["name"]?.string ?? "")")
-        rows(volume, "  ")
-        for target in volume["targets"]?.array ?? [] {
-            let place = "\(target["start"]?.unsigned ?? 0) \(target["length"]?.unsigned ?? 0) \(target["target"]?.string ?? "")"
-            Output.out("  target \(place)")
-            rows(target, "    ")
-            if case .object(let counters)? = target["counters"] {
-                for counter in counters { Output.out("    \(counter.key) \(counter.value.unsigned ?? 0)") }
-            }
-        }
-        for device in volume["devices"]?.array ?? [] {
-            Output.out("  device \(device["word"]?.string ?? "")")
-            rows(device, "    ")
-        }
-    }
-
-    /// Operations, bytes, errors, and latency in microseconds.
-    private static func rows(_ value: JSON, _ indent: String) {
-        for key in ["read", "write", "flush", "discard"] {
-            guard let d = value[key], let operations = d["operations"]?.unsigned, operations > 0 else { continue }
-            func micro(_ name: String) -> String { "\(name) \((d[name]?.unsigned ?? 0) / 1000)" }
-            Output.out(
-                "\(indent)\(key): \(operations) operations, \(d["bytes"]?.unsigned ?? 0) bytes, \(d["errors"]?.unsigned ?? 0) errors; "
-                    + "latency us: \(["p50", "p90", "p99", "p999", "max"].map(micro).joined(separator: ", "))")
-        }
     }
 }

@@ -25,8 +25,7 @@ enum ProbeVerb {
                 found = true
                 let facts = signature.type == Signatures.cacheType ? cacheFacts(fd.raw) : libraryFacts(signature)
                 if arguments["options"] == "json" || arguments.has("json") {
-                    items.append(
-                        .object([.init(key: "device", value: .string(path))] + facts.map { .init(key: $0.0, value: .string($0.1)) }))
+                    items.append(TypedJSON.signature(path, facts))
                 } else if arguments["options"] == "export" {
                     Output.out("DEVNAME=\(path)")
                     for (key, value) in facts { Output.out("\(key.uppercased())=\(harmless(value))") }
@@ -36,7 +35,7 @@ enum ProbeVerb {
             }
         }
         if arguments["options"] == "json" || arguments.has("json") {
-            Output.out(JSON.dictionary(["version": .unsigned(1), "signatures": .array(items)]).text)
+            Output.out(TypedJSON.report("probe", [.init(key: "signatures", value: .array(items))]))
         }
         if !found { throw Exit(status: 2) }
     }

@@ -11,12 +11,15 @@ enum ReportVerbs {
         let link = try EngineLink(arguments)
         let specs = try DeviceSpec.all(arguments)
         var volumes: [JSON] = []
+        if arguments.has("columns") && Columns.isHelp(arguments["options"]) { return try Columns.print([], arguments) }
         if specs.isEmpty {
             volumes = try link.list()
-            if volumes.isEmpty { return Output.out("No devices found") }
+            if volumes.isEmpty && !(arguments.has("columns") && Columns.isJSON(arguments)) { return Output.out("No devices found") }
         }
         for spec in specs { volumes.append(try infoOf(link, spec)) }
-        if arguments.has("columns") { return try Columns.print(volumes, arguments) }
+        if arguments.has("columns") {
+            return try Columns.print(try ReportRows.withStatistics(volumes, link, arguments, Columns.defaults), arguments)
+        }
         for volume in volumes { Output.out(block(volume, verbose: arguments.verbosity > 0)) }
     }
 
@@ -73,12 +76,19 @@ enum ReportVerbs {
 
     // MARK: ls, deps
 
+    static let listColumns = "name,state,open,size,targets,uuid"
+
     static func ls(_ arguments: Arguments) throws(Exit) {
         let link = try EngineLink(arguments)
-        let volumes = try link.list()
         let options = (arguments["options"] ?? "").split(separator: ",").map(String.init)
+        // dmsetup's three words say what stands in the parentheses; two of them are fields as well.
+        let isOld = !arguments.has("columns") && options.allSatisfy { ["devno", "blkdevname", "devname"].contains($0) }
+        let isReport = !arguments.has("tree") && !isOld && (arguments.has("columns") || Columns.areFields(arguments["options"] ?? ""))
+        if isReport && Columns.isHelp(arguments["options"]) { return try Columns.print([], arguments) }
+        let volumes = try link.list()
         if arguments.has("tree") { return try Tree.print(volumes, options) }
-        for option in options where !["devno", "blkdevname", "devname"].contains(option) {
+        if isReport { return try listInColumns(volumes, link, arguments) }
+        if let option = options.first(where: { !Columns.areFields($0) }) ?? options.first, !isOld {
             Output.error("Option not recognised: \(option).")
             Output.error("Couldn't process command line.")
             throw .failed
@@ -97,6 +107,15 @@ enum ReportVerbs {
                 Output.out("\(name)\t(\(inside))")
             }
         }
+    }
+
+    private static func listInColumns(_ volumes: [JSON], _ link: EngineLink, _ arguments: Arguments) throws(Exit) {
+        if arguments.has("exec") { throw usageError("--exec runs a command for each volume; it does not go with columns.") }
+        var rows = volumes
+        if let target = arguments["target"] { rows = volumes.filter { ($0["targets"]?.array ?? []).contains(.string(target)) } }
+        if rows.isEmpty && !Columns.isJSON(arguments) { return Output.out("No devices found") }
+        rows = try ReportRows.withStatistics(rows, link, arguments, listColumns)
+        try Columns.print(rows, arguments, defaults: listColumns)
     }
 
     /// Words split on blanks, no shell; the node's path is the last argument.
@@ -138,7 +157,8 @@ enum ReportVerbs {
     ) throws(Exit) -> ([JSON], Bool) {
         var specs = try DeviceSpec.all(arguments)
         if let expression = arguments["select"] {
-            specs = try Columns.select(try link.list(), expression).map {
+            let all = try ReportRows.withStatistics(try link.list(), link, arguments, "")
+            specs = try Columns.select(all, expression).map {
                 DeviceSpec(json: .dictionary(["name": .string($0)]), name: $0, uuid: "")
             }
             if specs.isEmpty { return ([], true) }
@@ -167,12 +187,32 @@ enum ReportVerbs {
 
     // MARK: status, table
 
+    static let statusColumns = "name,start,length,target,state"
+
+    private static func statusInColumns(_ link: EngineLink, _ arguments: Arguments) throws(Exit) {
+        if Columns.isHelp(arguments["options"]) { return try Columns.print([], arguments) }
+        // Rows are selected, not volumes: that is the report engine's work.
+        var unselected = arguments
+        unselected.values["select"] = nil
+        let (volumes, _) = try chosen(link, unselected, "status", "info")
+        if volumes.isEmpty && !Columns.isJSON(arguments) { return Output.out("No devices found") }
+        let rows = try ReportRows.targets(volumes, link, arguments, statusColumns)
+        try Columns.print(rows, arguments, defaults: statusColumns, list: "target")
+    }
+
     static func lines(_ verb: String, _ arguments: Arguments) throws(Exit) {
         let link = try EngineLink(arguments)
+        let options = arguments["options"]
+        if verb == "status" && (arguments.has("columns") || options != nil && options != "json") {
+            return try statusInColumns(link, arguments)
+        }
+        if let options, options != "json" {
+            throw usageError("Option not recognised: \(options). table has -o json; see status -o for columns.")
+        }
         let (volumes, many) = try chosen(link, arguments, verb, verb)
         if arguments.has("concise") { return concise(volumes) }
         if arguments["options"] == "json" || arguments.has("json") {
-            return Output.out(JSON.dictionary(["version": .unsigned(1), verb: .array(volumes)]).text)
+            return Output.out(TypedJSON.lines(verb, volumes, target: arguments["target"]))
         }
         if volumes.isEmpty { return Output.out("No devices found") }
         let target = arguments["target"]

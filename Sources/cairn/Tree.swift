@@ -73,9 +73,8 @@ struct Tree {
 
     /// dmsetup cuts at 80 columns when standard output is no terminal; our lines carry paths, and a pipe wants them whole.
     private static func terminalWidth() -> Int? {
-        var size = winsize()
-        guard ioctl(1, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 3 else { return nil }
-        return Int(size.ws_col) - 3
+        guard let size = terminalSize(1), size.columns > 3 else { return nil }
+        return size.columns - 3
     }
 
     private func line(_ text: String) {

@@ -48,13 +48,18 @@ enum Usage {
     }
 
     private static var reportVerbs: [Verb] {
-        let report = "columns options sort select noheadings separator nameprefixes unquoted rows unbuffered"
+        let report = "columns options sort select noheadings separator units nosuffix reportformat nameprefixes unquoted rows unbuffered"
+        let again = " count interval"
         return [
-            Verb("info", "[DEVICE...]", "What is known about volumes, in blocks or in columns.", "verbose uuid major minor " + report),
-            Verb("ls", "", "List the volumes.", "tree options target exec"),
+            Verb(
+                "info", "[DEVICE...]", "What is known about volumes, in blocks or in columns.", "verbose uuid major minor " + report + again
+            ),
+            Verb("ls", "", "List the volumes.", "tree target exec " + report + again),
             Verb("deps", "[DEVICE...]", "The devices that volumes use.", "options inactive " + devices),
-            Verb("status", "[DEVICE...]", "The targets' status lines.", "target noflush inactive json verbose " + devices),
-            Verb("table", "[DEVICE...]", "The tables.", "target concise persistent inactive showkeys json verbose " + devices),
+            Verb(
+                "status", "[DEVICE...]", "The targets' status lines.",
+                "target noflush inactive json verbose uuid major minor " + report + again),
+            Verb("table", "[DEVICE...]", "The tables.", "target concise persistent inactive showkeys options json verbose " + devices),
             Verb("targets", "", "The target types."),
             Verb("target-version", "TYPE...", "The version of a target type."),
             Verb("version", "", "Versions of the library, the interface and the engine."),
@@ -80,7 +85,10 @@ enum Usage {
             Verb("export", "[NAME]", "Listen on one more address.", "nbd", own: true),
             Verb("unexport", "", "Stop listening on an address.", "nbd", own: true),
             Verb("events", "[NAME]", "Events as JSON lines.", "follow", own: true),
-            Verb("stats", "[DEVICE...]", "Counters and latencies.", "json options uuid major minor", own: true),
+            Verb(
+                "stats", "[DEVICE...]", "Counters and latencies, or what happens per second.",
+                "json options prometheus interval count noheadings verbose uuid major minor", own: true),
+            Verb("top", "[-b] [-n COUNT] [-d SECONDS] [-O KEY]", "A live view of the volumes.", "batch count interval sort", own: true),
         ]
     }
 
@@ -92,7 +100,7 @@ enum Usage {
 
     // MARK: Text
 
-    private static let everywhere = ["engine", "runtime-dir", "help"]
+    private static let everywhere = ["engine", "runtime-dir", "quiet", "help"]
 
     static var text: String {
         var text = "Usage:\n\ncairn [OPTIONS] COMMAND [ARGUMENTS]\n\n"

@@ -8,9 +8,17 @@ func dispatch(_ arguments: Arguments) throws(Exit) {
         Output.errorPart(Usage.text)
         throw .failed
     }
+    let times = try Repeat(arguments)
     switch verb {
-    case "status", "table": try ReportVerbs.lines(verb, arguments)
-    case "info": try ReportVerbs.info(arguments)
+    case "status", "info", "ls":
+        try (times ?? Repeat(count: 1, interval: 0)).run { () throws(Exit) in
+            switch verb {
+            case "status": try ReportVerbs.lines(verb, arguments)
+            case "info": try ReportVerbs.info(arguments)
+            default: try ReportVerbs.ls(arguments)
+            }
+        }
+    case "table": try ReportVerbs.lines(verb, arguments)
     case "create": try LifeVerbs.create(arguments)
     case "load", "reload": try LifeVerbs.load(arguments)
     case "suspend", "resume", "clear": try LifeVerbs.simple(verb, arguments)
@@ -21,7 +29,6 @@ func dispatch(_ arguments: Arguments) throws(Exit) {
     case "message": try LifeVerbs.message(arguments)
     case "wait": try LifeVerbs.wait(arguments)
     case "mangle": try LifeVerbs.mangle(arguments)
-    case "ls": try ReportVerbs.ls(arguments)
     case "deps": try ReportVerbs.deps(arguments)
     case "targets": try ReportVerbs.targets(arguments)
     case "target-version": try ReportVerbs.targetVersion(arguments)
@@ -31,7 +38,8 @@ func dispatch(_ arguments: Arguments) throws(Exit) {
     case "engine": try EngineVerb.run(arguments)
     case "export", "unexport": try OwnVerbs.export(arguments)
     case "events": try OwnVerbs.events(arguments)
-    case "stats": try OwnVerbs.stats(arguments)
+    case "stats": try StatsVerb.run(arguments)
+    case "top": try TopVerb.run(arguments)
     case "format-cache": try FormatCacheVerb.run(arguments)
     case "cache": try CacheVerb.run(arguments)
     case "probe": try ProbeVerb.run(arguments)

@@ -45,5 +45,15 @@ struct CoreTests {
         #expect(abs(Double(histogram.quantile(0.5).count) / 500_000 - 1) < 0.13)
         #expect(histogram.quantile(1) == Nanoseconds(1_000_000))
         #expect(LatencyHistogram().quantile(0.5) == .zero)
+        #expect(histogram.buckets.reduce(0) { $0 + $1.count } == 1000)
+        // Each time lies below its bucket's edge and above the one before.
+        for time in [UInt64(1), 8, 9, 1000, 123_456_789, 1 << 39] {
+            let one = LatencyHistogram()
+            one.record(Nanoseconds(time))
+            #expect(one.buckets.map(\.count) == [1])
+            #expect(one.buckets.allSatisfy { time < $0.edge.count && max(8, time) * 9 / 8 + 1 >= $0.edge.count })
+        }
+        #expect(zip(histogram.buckets, histogram.buckets.dropFirst()).allSatisfy { $0.edge < $1.edge })
+        #expect(LatencyHistogram().buckets.isEmpty)
     }
 }

@@ -555,6 +555,125 @@ test_status_is_fast() {
     [ "$ours" -le $((theirs * 4)) ] || fail "slower than 4 times dmsetup version"
 }
 
+test_reports() {
+    truncate -s 64M b.img a.img; truncate -s 16M c.img
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes --quiet c.img > f.txt || fail format
+    [ ! -s f.txt ] || fail "--quiet is not: $(cat f.txt)"
+    cairn create fast --table "0 131072 ssdcache b.img c.img blocksize 16 writeback" && cairn message fast 0 clean_idle 3600000 || fail create
+    printf '0 2048 linear a.img 0\n2048 100 zero\n' | cairn create mix || fail mix
+    qemu-io -f raw "$(uri fast)" -c 'write 0 1M' -c 'read 0 2M' -c 'read 0 1M' > /dev/null || fail io
+    same "$(cairn ls --noheadings -o name,size,state,targets,dirty_sectors,dirty_share)" "$(printf 'fast:131072:active:ssdcache:2048:6.67\nmix:2148:active:linear,zero::')"
+    same "$(cairn ls --noheadings -o name -S 'hit_rate>50 && misses>0')" fast
+    same "$(cairn status --noheadings -o name,line,start,length,target --sort -length)" "$(printf 'fast:0:0:131072:ssdcache\nmix:0:0:2048:linear\nmix:1:2048:100:zero')"
+    same "$(cairn info -c --noheadings --units m -o size fast)" 64.00m
+    cairn status --reportformat json -o name,target,table,hits > r.json
+    same "$(/usr/bin/python3 -c 'import json; r = json.load(open("r.json"))["target"]; print(len(r), r[0]["target"], r[2]["hits"] == "")')" "3 ssdcache True"
+    # Each counter of each target has a column (Counters.swift), so that it has a description and a metric.
+    cairn stats -o json > s.json; cairn info -c -o help > fields.txt 2>&1
+    for counter in $(/usr/bin/python3 -c 'import json
+for v in json.load(open("s.json"))["volumes"]:
+    for t in v["targets"]: print(*t["counters"])'); do
+        grep -q "^  $counter " fields.txt || fail "the counter $counter is not described in Sources/cairn/Counters.swift"
+    done
+}
+
+test_json() {
+    truncate -s 16M b.img a.img; truncate -s 8M c.img
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn create fast --table "0 32768 ssdcache b.img c.img blocksize 16 writeback" || fail create
+    qemu-io -f raw "$(uri fast)" -c 'write 0 64k' -c 'read 0 64k' > /dev/null || fail io
+    printf '0 2048 linear a.img 0\n2048 100 zero\n2148 128 striped 2 8 a.img 4096 a.img 8192\n2276 8 delay a.img 0 1\n2284 8 error\n2292 8 flakey a.img 0 5 0\n' |
+        cairn create mix || fail mix
+    for report in status table stats; do cairn $report -o json > $report.json || fail $report; done
+    cairn stats -o json -v fast > buckets.json; cairn probe -o json c.img > probe.json || fail probe
+    /usr/bin/python3 - "$PWD" <<'PY' || fail "other JSON"
+import json, sys
+def load(name):
+    r = json.load(open(name + ".json")); assert r["version"] == 1 and r["report"] == name.replace("buckets", "stats"), r; return r
+status, table, stats, buckets, probe = map(load, ["status", "table", "stats", "buckets", "probe"])
+fast, mix = status["volumes"]
+assert fast["targets"][0]["status"]["dirty"]["sectors"] == 128 and fast["targets"][0]["status"]["read"]["clean"] > 0, fast
+# Every target of ours is known: null means that the command lags behind the engine.
+assert [t["target"] for t in mix["targets"]] == ["linear", "zero", "striped", "delay", "error", "flakey"], mix
+for r, key in ((status, "status"), (table, "parameters")):
+    for v in r["volumes"]:
+        for t in v["targets"]: assert t[key] is not None, t
+fast, mix = table["volumes"]
+assert fast["targets"][0]["parameters"] == {"backing": sys.argv[1] + "/b.img", "cache": sys.argv[1] + "/c.img", "blocksize": 16, "mode": "writeback", "assoc": 4, "options": []}, fast
+assert mix["targets"][2]["parameters"]["stripes"][1] == {"device": sys.argv[1] + "/a.img", "offset": 8192}, mix
+v = buckets["volumes"][0]
+assert v["write"]["operations"] == sum(n for _, n in v["write"]["buckets"]) > 0 and v["write"]["bytes"] == 65536, v
+assert stats["time"] < buckets["time"] and "buckets" not in stats["volumes"][0]["read"]
+assert probe["signatures"][0]["blocksize"] == 16 and probe["signatures"][0]["type"] == "cairn_ssdcache", probe
+PY
+    refused 2 "Option not recognised" cairn stats -o name
+}
+
+test_metrics() {
+    truncate -s 16M b.img 'od"d\n.img'; truncate -s 8M c.img
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn create fast --table "0 32768 ssdcache b.img c.img blocksize 16 writeback" && cairn message fast 0 clean_idle 3600000 || fail create
+    cairn create 'q"uo\te' --table '0 8 linear od"d\\n.img 0' || fail quote
+    qemu-io -f raw "$(uri fast)" -c 'write 0 64k' -c 'read 0 128k' -c flush > /dev/null || fail io
+    cairn stats --prometheus > m.txt || fail prometheus
+    if command -v promtool > /dev/null; then promtool check metrics < m.txt > lint.txt 2>&1 && [ ! -s lint.txt ] || fail "promtool: $(cat lint.txt)"
+    else echo "skipped: promtool is not here (Debian: prometheus)"; fi
+    /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null || { echo "skipped: no parser (Debian: python3-prometheus-client)"; return; }
+    /usr/bin/python3 - <<'PY' || fail "other metrics"
+from prometheus_client.parser import text_string_to_metric_families
+families = list(text_string_to_metric_families(open("m.txt").read()))
+assert len({f.name for f in families}) == len(families)
+samples = {}
+for f in families:
+    assert f.documentation and f.type != "unknown", f
+    for s in f.samples: samples[(s.name, frozenset(s.labels.items()))] = s.value
+def value(name, **labels): return samples[(name, frozenset(labels.items()))]
+assert value("cairn_volume_bytes_total", volume="fast", operation="write") == 65536
+assert value("cairn_volume_bytes_total", volume="fast", operation="read") == 131072
+assert value("cairn_volume_size_bytes", volume="fast") == 16 << 20
+assert value("cairn_ssdcache_dirty_bytes", volume="fast", start="0") == 65536
+assert value("cairn_volume_info", volume='q"uo\\te', uuid="") == 1
+assert any("od\"d" in dict(labels).get("device", "") for _, labels in samples)
+n = value("cairn_volume_latency_seconds_count", volume="fast", operation="write")
+assert n == value("cairn_volume_requests_total", volume="fast", operation="write") == value("cairn_volume_latency_seconds_bucket", volume="fast", operation="write", le="+Inf") > 0
+assert 0 < value("cairn_volume_latency_seconds_sum", volume="fast", operation="write") < 60
+PY
+    # Every family is in the manual.
+    for name in $(sed -n 's/^# TYPE \([^ ]*\) .*/\1/p' m.txt | grep -v '^cairn_ssdcache'); do
+        grep -q "${name#cairn_}\|${name#cairn_volume_}\|${name#cairn_device_}" "$HERE/../../man/cairn-metrics.5" || fail "cairn-metrics(5) has no $name"
+    done
+}
+
+test_top() {
+    truncate -s 64M a.img
+    refused 4 "No engine is running" cairn top -b -n 1
+    refused 2 "needs a terminal" cairn top < /dev/null
+    cairn create disk --table "0 131072 linear a.img 0" && cairn create still --table "0 2048 zero" || fail create
+    fio --name=x --ioengine=nbd --uri="$(uri disk)" --rw=randrw --bs=4k --iodepth=8 --size=32M --time_based --runtime=20 > fio.log 2>&1 & local load=$!
+    for _ in $(seq 50); do cairn ls --noheadings -o name,open | grep -q disk:1 && break; sleep 0.1; done; sleep 0.5
+    cairn top -b -n 2 -d 0.5 > top.txt || fail top
+    [ "$(grep -c '^cairn top' top.txt)" = 2 ] || fail "not two: $(cat top.txt)"
+    # The busy volume stands first; it reads and has requests in flight, the other has not.
+    grep -A1 '^NAME' top.txt | grep -qE '^disk +[0-9.]+k? ' || fail "order: $(cat top.txt)"
+    grep -qE '^still +0 +0 ' top.txt || fail "idle: $(cat top.txt)"
+    cairn top -b -n 1 -O name -d 0.2 | grep -A1 '^NAME' | grep -q '^disk' || fail "by name"
+    cairn top -b -n 1 -O -name -d 0.2 | grep -A1 '^NAME' | grep -q '^still' || fail "by name, reversed"
+    cairn stats --interval 0.3 --count 2 > stats.txt || fail stats
+    [ "$(grep -cE '^disk +[0-9.]+k? +[0-9.]+k? ' stats.txt)" = 2 ] || fail "stats: $(cat stats.txt)"
+    cairn stats --interval 0.1 --count 3 -o json disk | /usr/bin/python3 -c '
+import json, sys
+reports = [json.loads(line) for line in sys.stdin]
+assert len(reports) == 3 and reports[0]["time"] < reports[1]["time"] < reports[2]["time"]' || fail "stats -o json"
+    cairn create slow --table "0 8 delay a.img 131000 1500" || fail slow
+    qemu-io -f raw "$(uri slow)" -c 'read 0 4k' > /dev/null & local slow=$!
+    sleep 0.7; same "$(cairn ls --noheadings -o name,inflight -S name=slow)" slow:1; wait $slow
+    same "$(cairn ls --noheadings -o name,inflight,reads -S name=slow)" slow:0:1
+    /usr/bin/python3 "$HERE/top.py" "$CAIRN" || fail "on a terminal"
+    kill $load; wait $load 2> /dev/null
+    same "$(cairn info -c --noheadings -o name --count 2 --interval 0.1 | tr '\n' ' ')" "disk slow still disk slow still "
+    refused 1 "repeat a report" cairn table --count 2
+}
+
 passed=0 failed=0
 root=$(mktemp -d /tmp/cairn-e2e.XXXXXX); chmod 755 "$root"
 for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do

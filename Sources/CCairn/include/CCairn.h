@@ -49,11 +49,19 @@ int cairn_getopt(int argc, char **argv, const char *letters, const struct cairn_
 int cairn_getopt_index(void);
 
 // Columns by libdevmapper's report engine. A row is an array of cells, one per field.
-// kind: 1 name, 2 information, 4 relationship, 8 name components, 16 cairn's own.
-struct cairn_field { const char *id; const char *heading; const char *description; int width; int number; int kind; };
-struct cairn_cell { const char *text; uint64_t number; };
+// type: 0 text, 1 number, 2 number of sectors, 3 percent (millionths of a percent; -1: none).
+// kind: 1 name, 2 information, 4 relationship, 8 name components, 16 cairn's own, 32 target, 64 I/O, 128 cache.
+struct cairn_field { const char *id; const char *heading; const char *description; int width; int type; int kind; };
+// A number with a text is printed as that text.
+struct cairn_cell { const char *text; uint64_t number; int percent; };
+// units NULL: sizes are plain numbers of sectors. json: the name of the list of rows, NULL: no JSON.
+struct cairn_report_style {
+    const char *columns; const char *separator; const char *sort; const char *selection; const char *units; const char *json;
+    unsigned flags; int no_suffix;
+};
 int cairn_report(const struct cairn_field *fields, int field_count, const struct cairn_cell *cells, int row_count,
-                 const char *columns, const char *separator, unsigned flags, const char *sort, const char *selection);
+                 const struct cairn_report_style *style);
+int cairn_units_are_known(const char *units);
 // The rows an expression selects: selected[i] becomes 0 or 1. 0 when the expression is wrong.
 int cairn_select(const struct cairn_field *fields, int field_count, const struct cairn_cell *cells, int row_count,
                  const char *selection, unsigned char *selected);

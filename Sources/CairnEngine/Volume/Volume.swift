@@ -23,7 +23,8 @@ public final class Volume {
     public internal(set) var deferredRemove = false
     public internal(set) var removed = false
     public let statistics = IOStatistics()
-    var inFlight = 0
+    /// Requests that were started and are not answered; those held back are not among them.
+    public internal(set) var inFlight = 0
     /// The flush of a suspend is under way.
     var flushPending = false
     var deferred = Deque<UInt32>()

@@ -381,6 +381,7 @@ package final class SSDCacheTarget: Target {
             ("cleaned_sectors", c.cleaned), ("clean_errors", c.cleanErrors), ("unreadable_blocks", c.unreadable),
             ("commits", c.commits), ("metadata_bytes", c.metadataBytes), ("marks", c.marks), ("populated", c.populated),
             ("not_admitted", c.notAdmitted), ("ghost_hits", c.ghostHits),
+            ("blocks", UInt64(slots.count)), ("used_blocks", UInt64(slots.used)), ("block_sectors", layout.blockSectors),
         ]
     }
 }

@@ -21,8 +21,7 @@ extension CacheVerb {
             image, backing.facts,
             .init(keepDirty: arguments.has("keep-dirty"), dropDirty: arguments.has("drop-dirty"))
         ) { findings.add($0) }
-        let progress = Progress("check", arguments)
-        defer { progress.end() }
+        let progress = LongWork("check", .count("pages"), arguments)
         try repair.plan { progress.update($0, $1) }
         progress.end()
         let name = device.facts.kernelName, needed = repair.isNeeded
@@ -62,8 +61,7 @@ extension CacheVerb {
     }
 
     private static func carryOut(_ repair: SSDCacheRepair, _ backing: borrowing Backing, _ arguments: Arguments) throws(TargetError) {
-        let progress = Progress("repair", arguments)
-        defer { progress.end() }
+        let progress = LongWork("repair", .count("pages"), arguments)
         var asked: BackingRecord?
         // The closure may not borrow the backing: what it asks for is stored when it says so, in its place in the order.
         let identity = backing.identity, state = backing.state, file = backing.file
@@ -115,8 +113,7 @@ extension CacheVerb {
             }
         }
         let repair = SSDCacheRepair(image, backing.facts, .init(newUUID: finishes ? nil : uuid)) { _ in }
-        let progress = Progress("check", arguments)
-        defer { progress.end() }
+        let progress = LongWork("check", .count("pages"), arguments)
         try repair.plan { progress.update($0, $1) }
         progress.end()
         if look {
@@ -154,8 +151,7 @@ extension CacheVerb {
         }
         if look || !s.mayBeDirty {
             let survey = SSDCacheSurvey(image) { _ in }
-            let progress = Progress("check", arguments)
-            defer { progress.end() }
+            let progress = LongWork("check", .count("pages"), arguments)
             try survey.run(verdict) { progress.update($0, $1) }
             progress.end()
             told(name, written: 0, left: survey.summary.dirtySectors, look: look, arguments)
@@ -164,8 +160,7 @@ extension CacheVerb {
         guard let below = backing.device.take() else { return true }
         let volume = try OfflineVolume(
             backing: below, cache: device, record: backing.facts.record, state: backing.state)
-        let progress = Progress("flush", arguments)
-        defer { progress.end() }
+        let progress = LongWork("flush", .count("sectors"), arguments)
         let table =
             "0 \(s.backingSectors) ssdcache \(OfflineVolume.backingWord) \(OfflineVolume.cacheWord) blocksize \(s.layout.blockSectors) "
             + "\(["writethrough", "readcache", "writeback"][Int(min(s.mode, 2))]) assoc \(min(s.associativity, 64))"
@@ -173,7 +168,7 @@ extension CacheVerb {
         progress.end()
         told(name, written: result.written, left: result.left, look: false, arguments)
         if let error = result.error { throw error }
-        if result.left > 0 && Progress.isInterrupted {
+        if result.left > 0 && LongWork.isInterrupted {
             Output.error("Interrupted; the cache was closed with what is left, and nothing is lost. Run it again to go on.")
         }
         return result.left == 0

@@ -121,8 +121,7 @@ extension CacheVerb {
         let backing = try backing(image, arguments)
         let findings = Findings()
         let survey = SSDCacheSurvey(image) { findings.add($0) }
-        let progress = Progress("check", arguments)
-        defer { progress.end() }
+        let progress = LongWork("check", .count("pages"), arguments)
         try survey.run(SSDCacheBackingVerdict(image, backing.facts)) { progress.update($0, $1) }
         progress.end()
         let s = survey.summary, clean = s.problems == 0
@@ -148,8 +147,7 @@ extension CacheVerb {
     static func dump(_ word: String, _ arguments: Arguments) throws(TargetError) {
         let device = try FormatCacheVerb.open(word, writable: false)
         let image = try image(device), json = wantsJSON(arguments)
-        let progress = Progress("dump", arguments)
-        defer { progress.end() }
+        let progress = LongWork("dump", .count("pages"), arguments)
         var out = Batch()
         var first = true
         if json {

@@ -25,7 +25,7 @@ enum CacheVerb {
         if !["text", "json", ""].contains(arguments["options"] ?? "") {
             throw FormatCacheVerb.wrong("cache \(tool) -o takes text or json")
         }
-        Progress.catchSignals()
+        LongWork.catchSignals()
         do throws(TargetError) {
             switch tool {
             case "info": try info(words[1], arguments)
