@@ -40,7 +40,7 @@ test_script_of_the_readme() {
     grep -q '"what":"remove"' events.log || fail "events: $(cat events.log)"
     cairn probe cache.img | grep -q 'STATE="clean" MODE="readcache"' || fail probe
     cairn create fast --foreground --table "0 $S ssdcache backing.img cache.img blocksize 256 writethrough" & local fg=$!
-    for _ in $(seq 50); do cairn info fast > /dev/null 2>&1 && break; sleep 0.1; done
+    for _ in $(seq 100); do cairn table fast 2>&1 | grep -q ssdcache && break; sleep 0.1; done
     nbdcopy "$(uri fast)" again.img || fail "read again"
     cmp -n $((128 << 20)) data.img again.img || fail "other data"
     kill -INT "$(pid fast)"; wait $fg || fail "the foreground engine ended with $?"

@@ -105,12 +105,10 @@ import Testing
     @Test(arguments: refused) func argumentErrors(_ line: String, _ text: String) {
         let host = Self.makeHost()
         let type = line.split(separator: " ")[0]
-        do {
+        do throws(TargetError) {
             try host.create("v", "0 20480 " + line)
             Issue.record("\(line) was accepted")
-        } catch let error as TargetError {
-            #expect(error.text == "\(type): \(text)")
-        } catch { Issue.record(error) }
+        } catch { #expect(error.text == "\(type): \(text)") }
     }
 
     @Test func delayHoldsByClassAndLetsGoOnSuspend() throws {
