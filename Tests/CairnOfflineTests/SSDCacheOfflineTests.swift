@@ -154,14 +154,15 @@ struct SSDCacheOfflineTests {
         #expect(!after.verdict.needsRepair)
     }
 
-    @Test("a page in doubt keeps what is dirty and nothing else") func doubt() throws {
+    @Test("a page in doubt, or with a damaged copy, keeps what is dirty and nothing else", arguments: [nil, 0, 1] as [UInt64?])
+    func doubt(damagedCopy: UInt64?) throws {
         var sample = try Sample()
-        sample.doubt = [0]
+        if damagedCopy == nil { sample.doubt = [0] }
         sample.superblock.state = .inUse
         sample.superblock.dirtySectors = 0
         let medium = sample.medium()
-        #expect(try survey(medium).kinds == [])
-        #expect(try survey(medium, notes: true).kinds == ["state", "doubt"])
+        if let damagedCopy { Self.flip(Self.page(0, damagedCopy))(medium) }
+        #expect(try survey(medium, notes: true).kinds == ["state", damagedCopy == nil ? "doubt" : "page-copy"])
         try repair(medium)
         let after = try survey(medium, notes: true)
         #expect(after.kinds == ["state"])
