@@ -13,7 +13,7 @@ final class ArrayMedium: OfflineMedium {
     var diesAt = Int.max
     var badSectors: Set<UInt64> = []
     private(set) var steps = 0
-    private(set) var writes = 0
+    private(set) var writtenAt: [UInt64] = []
 
     let byteCount: UInt64
 
@@ -39,7 +39,7 @@ final class ArrayMedium: OfflineMedium {
     func write(_ memory: UnsafeRawBufferPointer, at offset: UInt64) throws(TargetError) {
         try step()
         guard offset + UInt64(memory.count) <= bytes.count else { throw TargetError("the device ends", status: .noSpace) }
-        writes += 1
+        writtenAt.append(offset)
         for sector in offset / 512..<(offset + UInt64(memory.count)) / 512 { badSectors.remove(sector) }
         bytes.replaceSubrange(Int(offset)..<Int(offset) + memory.count, with: memory)
         pending.append((Int(offset), Array(memory)))
