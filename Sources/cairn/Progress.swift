@@ -6,7 +6,8 @@ import Synchronization
 /// How far long work is, on standard error: a bar on a terminal, a plain line every few seconds elsewhere, nothing with
 /// --quiet. Work that ends at once shows nothing.
 final class Progress {
-    private static let interrupted = Atomic<Bool>(false)
+    /// When the first signal came, in nanoseconds; 0: none has.
+    private static let interruptedAt = Atomic<UInt64>(0)
     private let what: String
     private let quiet: Bool
     private let terminal = isatty(2) == 1
@@ -19,16 +20,21 @@ final class Progress {
         quiet = arguments.has("quiet")
     }
 
-    /// SIGINT and SIGTERM ask the work to stop where that is safe; the second one ends the program.
+    /// SIGINT and SIGTERM ask the work to stop where that is safe; another one, half a second later or more, ends the program.
+    /// Sooner it is the same request: timeout(1) sends its signal to the program and then to the group.
     static func catchSignals() {
         for number in [SIGINT, SIGTERM] {
             signal(number) { number in
-                Progress.interrupted.store(true, ordering: .relaxed)
+                let now = max(monotonicNow().count, 1)
+                let first = Progress.interruptedAt.load(ordering: .relaxed)
+                if first == 0 { return Progress.interruptedAt.store(now, ordering: .relaxed) }
+                if now - first < 500_000_000 { return }
                 signal(number, SIG_DFL)
+                raise(number)
             }
         }
     }
-    static var isInterrupted: Bool { interrupted.load(ordering: .relaxed) }
+    static var isInterrupted: Bool { interruptedAt.load(ordering: .relaxed) != 0 }
 
     /// False when the work is to stop.
     func update(_ done: UInt64, _ total: UInt64) -> Bool {
