@@ -3,7 +3,8 @@ import Synchronization
 
 /// Work that shows its progress and stops, where that is safe, when a signal asks for it.
 final class LongWork {
-    private static let interrupted = Atomic<Bool>(false)
+    /// When the first signal came, in nanoseconds; 0: none has.
+    private static let interruptedAt = Atomic<UInt64>(0)
     private let what: String
     private let unit: Progress.Unit
     private let arguments: Arguments
@@ -15,16 +16,21 @@ final class LongWork {
         self.arguments = arguments
     }
 
-    /// SIGINT and SIGTERM ask the work to stop; the second one ends the program.
+    /// SIGINT and SIGTERM ask the work to stop; another one, half a second later or more, ends the program. Sooner it is the same
+    /// request: timeout(1) sends its signal to the program and then to the group.
     static func catchSignals() {
         for number in [SIGINT, SIGTERM] {
             signal(number) { number in
-                LongWork.interrupted.store(true, ordering: .relaxed)
+                let now = max(monotonicNanoseconds(), 1)
+                let first = LongWork.interruptedAt.load(ordering: .relaxed)
+                if first == 0 { return LongWork.interruptedAt.store(now, ordering: .relaxed) }
+                if now - first < 500_000_000 { return }
                 signal(number, SIG_DFL)
+                raise(number)
             }
         }
     }
-    static var isInterrupted: Bool { interrupted.load(ordering: .relaxed) }
+    static var isInterrupted: Bool { interruptedAt.load(ordering: .relaxed) != 0 }
 
     /// False when the work is to stop.
     func update(_ done: UInt64, _ total: UInt64) -> Bool {

@@ -37,8 +37,8 @@ struct SSDCacheOfflineCrashTests {
         let harm = job.damage(&sample)
         let whole = sample.medium()
         harm(whole)
-        let expected = try dirtyBits(whole)
-        #expect(expected.count == 5)
+        let before = try believed(whole)
+        #expect(before.values.filter { $0[2] != 0 }.count == 5)
         let rehearsal = whole.copy
         try repair(rehearsal, job.options)
         #expect(rehearsal.steps > 5)
@@ -49,13 +49,24 @@ struct SSDCacheOfflineCrashTests {
                 medium.diesAt = step
                 #expect(throws: TargetError.self) { try repair(medium, job.options) }
                 let left = medium.afterCrash(&random)
-                #expect(try dirtyBits(left) == expected, "step \(step): dirty sectors are lost")
-                // A set-uuid that had not begun is not finished by itself.
+                try expectSafe(left, before, "killed at step \(step)")
                 try repair(left, job.again)
                 let found = try survey(left)
                 #expect(found.kinds == [] && !found.verdict.needsRepair, "step \(step): \(found.kinds)")
-                #expect(try dirtyBits(left) == expected, "step \(step): dirty sectors are lost by the second run")
+                try expectSafe(left, before, "run again after step \(step)")
             }
+        }
+    }
+
+    /// Everything dirty is there as it was, and nothing is believed that was not believed before.
+    private func expectSafe(_ medium: ArrayMedium, _ before: [UInt64: [UInt64]], _ when: String) throws {
+        let now = try believed(medium)
+        for (slot, old) in before.sorted(by: { $0.key < $1.key }) where old[2] != 0 {
+            #expect(now[slot].map { $0[0] == old[0] && $0[2] == old[2] } ?? false, "\(when): slot \(slot) lost its dirty sectors")
+        }
+        for (slot, new) in now.sorted(by: { $0.key < $1.key }) {
+            let old = before[slot] ?? [new[0], 0, 0]
+            #expect(old[0] == new[0] && new[1] & ~old[1] == 0, "\(when): slot \(slot) believes what was in doubt")
         }
     }
 

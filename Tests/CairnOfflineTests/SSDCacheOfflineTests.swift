@@ -13,7 +13,7 @@ struct SSDCacheOfflineTests {
         #expect(found.summary.pages == 8 && !found.verdict.needsRepair)
         let medium = sample.medium()
         try repair(medium)
-        #expect(medium.writes == 0)
+        #expect(medium.writtenAt == [])
     }
 
     /// One kind of damage: how to make it, what the check calls it, what a repair without a decision says, and how many dirty
@@ -154,20 +154,29 @@ struct SSDCacheOfflineTests {
         #expect(!after.verdict.needsRepair)
     }
 
-    @Test("a page in doubt keeps what is dirty and nothing else") func doubt() throws {
+    @Test("a page in doubt, or with a damaged copy, keeps what is dirty and nothing else", arguments: [nil, 0, 1] as [UInt64?])
+    func doubt(damagedCopy: UInt64?) throws {
         var sample = try Sample()
-        sample.doubt = [0]
+        if damagedCopy == nil { sample.doubt = [0] }
         sample.superblock.state = .inUse
         sample.superblock.dirtySectors = 0
         let medium = sample.medium()
-        #expect(try survey(medium).kinds == [])
-        #expect(try survey(medium, notes: true).kinds == ["state", "doubt"])
+        if let damagedCopy { Self.flip(Self.page(0, damagedCopy))(medium) }
+        #expect(try survey(medium, notes: true).kinds == ["state", damagedCopy == nil ? "doubt" : "page-copy"])
         try repair(medium)
         let after = try survey(medium, notes: true)
         #expect(after.kinds == ["state"])
         #expect(after.summary.dirtySectors == UInt64(sample.dirtyCount))
         // In page 0: blocks 0 and 56 are dirty, with four sectors each; blocks 1 and 57 are clean.
         #expect(after.summary.entries == 8 && after.summary.validSectors == UInt64(6 * 16 + 8))
+    }
+
+    @Test("the only good superblock is never overwritten before the other one is good", arguments: [0, 1])
+    func superblockOrder(damaged: Int) throws {
+        let medium = try Sample().medium(), places = SSDCacheImage.offsets
+        Self.flip(places[damaged] + 50)(medium)
+        try repair(medium)
+        #expect(medium.writtenAt == [places[damaged], places[1 - damaged]])
     }
 
     @Test func bothSuperblocksAreNeeded() throws {

@@ -13,7 +13,7 @@ final class ArrayMedium: OfflineMedium {
     var diesAt = Int.max
     var badSectors: Set<UInt64> = []
     private(set) var steps = 0
-    private(set) var writes = 0
+    private(set) var writtenAt: [UInt64] = []
 
     let byteCount: UInt64
 
@@ -39,7 +39,7 @@ final class ArrayMedium: OfflineMedium {
     func write(_ memory: UnsafeRawBufferPointer, at offset: UInt64) throws(TargetError) {
         try step()
         guard offset + UInt64(memory.count) <= bytes.count else { throw TargetError("the device ends", status: .noSpace) }
-        writes += 1
+        writtenAt.append(offset)
         for sector in offset / 512..<(offset + UInt64(memory.count)) / 512 { badSectors.remove(sector) }
         bytes.replaceSubrange(Int(offset)..<Int(offset) + memory.count, with: memory)
         pending.append((Int(offset), Array(memory)))
@@ -50,12 +50,14 @@ final class ArrayMedium: OfflineMedium {
         pending = []
     }
 
-    /// What a power failure leaves: of what was not flushed each sector may have arrived.
+    /// What a power failure leaves: of what was not flushed each sector may have arrived, or a part of it.
     func afterCrash(_ random: inout Random) -> ArrayMedium {
         var left = durable
         for write in pending {
-            for sector in stride(from: 0, to: write.data.count, by: 512) where random.next() % 2 == 0 {
-                left.replaceSubrange(write.offset + sector..<write.offset + sector + 512, with: write.data[sector..<sector + 512])
+            for sector in stride(from: 0, to: write.data.count, by: 512) {
+                // Not at all, whole, or its first bytes.
+                let count = [0, 512, Int(random.next() % 512)][Int(random.next() % 3)]
+                left.replaceSubrange(write.offset + sector..<write.offset + sector + count, with: write.data[sector..<sector + count])
             }
         }
         return ArrayMedium(left, size: byteCount)
@@ -187,14 +189,16 @@ func repair(
     return (repair.result, records)
 }
 
-/// The dirty bits of each slot, as a target that opens the cache would judge them.
-func dirtyBits(_ medium: ArrayMedium) throws -> [UInt64: UInt64] {
+/// What a target that opens the cache would believe of each slot: its block, and its valid and dirty bits.
+func believed(_ medium: ArrayMedium) throws -> [UInt64: [UInt64]] {
     let image = try SSDCacheImage(medium)
-    var found: [UInt64: UInt64] = [:]
+    var found: [UInt64: [UInt64]] = [:]
     try image.walk { (page) throws(TargetError) in
         guard let newest = page.pair.newest else { return }
+        let dirtyOnly = page.pair.onlyDirtyCounts(inDoubt: page.inDoubt)
         try image.entries(page.pair.copy(newest), page: page.number) { (entry) throws(TargetError) in
-            if entry.isDirty { found[entry.slot] = entry.dirty.first }
+            let dirty = entry.dirty.first ?? 0, valid = dirtyOnly ? dirty : entry.valid.first ?? 0
+            if valid != 0 { found[entry.slot] = [entry.block, valid, dirty] }
         }
     }
     return found

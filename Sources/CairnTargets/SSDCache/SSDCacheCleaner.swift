@@ -24,7 +24,8 @@ struct SSDCacheCleaner {
     /// When its timer fires.
     var armed: Nanoseconds?
 
-    static let maximumActive = 8, queueLength = 512, failureLimit = 10
+    /// A look takes so many; more when everything is to go, so that the backing's head sweeps over it less often.
+    static let maximumActive = 8, queueLength = 512, drainLength = 8192, failureLimit = 10
     var hasGivenUp: Bool { failures >= Self.failureLimit }
 }
 
@@ -78,6 +79,7 @@ extension SSDCacheTarget {
     }
 
     private func look() {
+        let most = cleaner.drain ? SSDCacheCleaner.drainLength : SSDCacheCleaner.queueLength
         var found: [Int32] = []
         var slot = cleaner.cursor < slots.count ? cleaner.cursor : 0
         for _ in 0..<slots.count {
@@ -85,7 +87,7 @@ extension SSDCacheTarget {
                 found.append(Int32(slot))
             }
             slot = slot + 1 == slots.count ? 0 : slot + 1
-            if found.count == SSDCacheCleaner.queueLength { break }
+            if found.count == most { break }
         }
         cleaner.cursor = slot
         found.sort { slots.keys[Int($0)] > slots.keys[Int($1)] }
