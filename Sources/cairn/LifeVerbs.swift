@@ -19,7 +19,22 @@ enum LifeVerbs {
         let name = try checkedName(given)
         if arguments.has("table") && arguments.has("notable") { throw commandFailed("--table and --notable are incompatible.") }
         let uuid = try checkedUUID(arguments["uuid"] ?? "")
-        let table = arguments.has("notable") ? nil : try TableText.read(arguments, file: operands.count > 1 ? operands[1] : nil)
+        let expansion: CachedVolume.Expansion? =
+            arguments.has("cache") || arguments.has("cachedev") ? try CachedVolume.expand(arguments) : nil
+        if arguments.has("test") {
+            guard let expansion else { throw commandFailed("--test shows what --cache expands to; there is nothing to be expanded.") }
+            return CachedVolume.show(expansion)
+        }
+        if let expansion, !expansion.messages.isEmpty, arguments.has("foreground") {
+            throw commandFailed(
+                "\(expansion.messages[0][0]) is set by a message, which --foreground cannot send.", "Send it when the volume is there.")
+        }
+        let table: String?
+        if let expansion {
+            table = try TableText.normalise(expansion.table, from: "")
+        } else {
+            table = arguments.has("notable") ? nil : try TableText.read(arguments, file: operands.count > 1 ? operands[1] : nil)
+        }
         var minor: UInt64?
         if let text = arguments["minor"] {
             guard let number = UInt64(text) else { throw commandFailed("Invalid minor number \(text).") }
@@ -33,6 +48,7 @@ enum LifeVerbs {
                     readOnly: arguments.has("readonly"), force: arguments.has("force")))
         }
         try create(name, uuid, minor, table, arguments.has("readonly"), arguments)
+        if let expansion { try CachedVolume.send(expansion.messages, to: name, try EngineLink(arguments)) }
     }
 
     private static func create(

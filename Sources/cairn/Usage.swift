@@ -33,7 +33,8 @@ enum Usage {
         [
             Verb(
                 "create", "NAME [FILE]", "Create a volume, load its table and resume it; the engine is started when none runs.",
-                "table notable uuid minor readonly force concise foreground nbd verbose " + engineOptions),
+                "table notable uuid minor readonly force concise foreground nbd verbose cache cachedev cachemode cachesettings test "
+                    + engineOptions),
             Verb("remove", "DEVICE...", "Remove volumes.", "force retry deferred " + devices),
             Verb("remove_all", "", "Remove every volume that is not open.", "force deferred"),
             Verb("load reload", "DEVICE [FILE]", "Load a table into the inactive slot.", "table readonly force uuid major minor"),
@@ -80,6 +81,7 @@ enum Usage {
                 "cache", "check | dump | flush | repair | set-uuid | info CACHE_DEVICE",
                 "Check, show, write back or mend a cache that is not in use.",
                 "backing keep-dirty drop-dirty uuid read-only options json quiet force yes", own: true),
+            Verb("uncache", "DEVICE", "Write a cached volume's data back and drop its cache, live.", "quiet uuid major minor", own: true),
             Verb("probe", "DEVICE...", "Say what a device holds.", "options json", own: true),
             Verb("wipe", "DEVICE...", "Erase signatures.", "types no-act force yes", own: true),
             Verb("export", "[NAME]", "Listen on one more address.", "nbd", own: true),

@@ -41,6 +41,7 @@ func dispatch(_ arguments: Arguments) throws(Exit) {
     case "stats": try StatsVerb.run(arguments)
     case "top": try TopVerb.run(arguments)
     case "format-cache": try FormatCacheVerb.run(arguments)
+    case "uncache": try CachedVolume.uncache(arguments)
     case "cache": try CacheVerb.run(arguments)
     case "probe": try ProbeVerb.run(arguments)
     case "wipe": try WipeVerb.run(arguments)

@@ -292,6 +292,33 @@ test_write_back() {
     qemu-io -f raw "$(uri w)" -c 'read -P 7 2M 64k' | grep -q 'read 65536' || fail "the last write is missing"
 }
 
+test_create_with_a_cache() {
+    truncate -s 16M "my disk.img" small.img; truncate -s 8M fast.img; head -c 2M /dev/urandom > d.img
+    refused 1 "has no ssdcache superblock" cairn create v --cache "my disk.img" --cachedev fast.img
+    cairn format-cache --target ssdcache --backing "my\ disk.img" --blocksize 16 --assoc 2 --yes fast.img > /dev/null || fail format
+    same "$(cairn create v --cache "my disk.img" --cachedev fast.img --cachemode writeback --cachesettings 'policy=lru clean_idle=3600000,evict_on_write' --test)" \
+        "0 32768 ssdcache my\ disk.img fast.img blocksize 16 writeback assoc 2 options 2 lru evict_on_write
+# message 0 clean_idle 3600000"
+    same "$(cairn ls)" "No devices found"
+    refused 1 "go together" cairn create v --cache small.img
+    refused 1 "is none of" cairn create v --cache "my disk.img" --cachedev fast.img --cachemode fast
+    refused 1 "assoc is 0 to 64" cairn create v --cache "my disk.img" --cachedev fast.img --cachesettings assoc=65
+    refused 1 "no cache setting" cairn create v --cache "my disk.img" --cachedev fast.img --cachesettings nonsense
+    refused 1 "there is no tunable" cairn create v --cache "my disk.img" --cachedev fast.img --cachesettings nonsense=1
+    refused 1 "belongs to" cairn create v --cache small.img --cachedev fast.img
+    same "$(cairn ls)" "No devices found"
+    cairn create v --cache "my disk.img" --cachedev fast.img --cachemode writeback --cachesettings clean_idle=3600000 || fail create
+    nbdcopy --flush d.img "$(uri v)" && cairn status v | grep -q 'dirty 4096/256' || fail "write: $(cairn status v)"
+    qemu-io -f raw "$(uri v)" -c 'read 0 1M' -c 'sleep 2000' -c 'read 0 1M' > io.log & local io=$!
+    sleep 0.5; cairn uncache v > out.txt || fail uncache
+    grep -q 'uncached' out.txt || fail "$(cat out.txt)"
+    wait $io || fail "a client suffered: $(cat io.log)"
+    same "$(cairn table v)" "0 32768 linear $PWD/my\ disk.img 0"
+    cmp -n 2097152 d.img "my disk.img" || fail "other data"
+    refused 1 "not one ssdcache" cairn uncache v
+    cairn remove v; cairn cache info fast.img | grep -qi 'clean' || fail "$(cairn cache info fast.img)"
+}
+
 test_devices_that_grow() {
     truncate -s 16M a.img b.img; truncate -s 8M c.img; head -c 1M /dev/urandom > d.img
     cairn create v --table "0 32768 linear a.img 0" || fail create
