@@ -100,7 +100,7 @@ enum Usage {
 
     // MARK: Text
 
-    private static let everywhere = ["engine", "runtime-dir", "quiet", "help"]
+    static let everywhere = ["engine", "runtime-dir", "quiet", "help"]
 
     static var text: String {
         var text = "Usage:\n\ncairn [OPTIONS] COMMAND [ARGUMENTS]\n\n"

@@ -674,6 +674,33 @@ assert len(reports) == 3 and reports[0]["time"] < reports[1]["time"] < reports[2
     refused 1 "repeat a report" cairn table --count 2
 }
 
+test_completions() {
+    truncate -s 16M b.img; truncate -s 8M c.img; echo "0 8 zero" > table.txt
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn create fast --table "0 32768 ssdcache b.img c.img blocksize 16" && cairn create "we ird" --table "0 8 zero" &&
+        cairn create "co:lon" --table "0 8 zero" || fail create
+    # The words that are offered as messages are messages.
+    for word in $(cairn __complete message fast 0 "" | tail -n +2); do
+        local known=0 more
+        for more in "" 1 "1 1"; do cairn message fast 0 "$word" $more 2>&1 | grep -qE 'unknown message|no tunable' || known=1; done
+        [ $known = 1 ] || fail "$word is no message"
+    done
+    same "$(cairn __complete message fast 0 policy l | tail -n +2 | tr '\n' ' ')" "lru lfu "
+    # Also without an engine, for another engine, and for words that make no sense.
+    same "$(cairn __complete --engine nope remove "")" "-"
+    same "$(cairn __complete --engine nope target-version ssd | tail -n 1)" ssdcache
+    for words in "" "--" "--x" "-" "-o" "no such" "--target= x" "message fast zz x" "-cox y"; do
+        cairn __complete $words > /dev/null 2>&1 || fail "__complete $words"
+    done
+    local ran=0
+    for shell in bash zsh fish; do
+        command -v $shell > /dev/null || { echo "skipped: $shell is not here"; continue; }
+        /usr/bin/python3 "$HERE/completions.py" $shell "$CAIRN" "$HERE/../../completions" "$PWD" || fail "$shell"
+        ran=$((ran + 1))
+    done
+    [ $ran -gt 0 ] || fail "no shell at all"
+}
+
 passed=0 failed=0
 root=$(mktemp -d /tmp/cairn-e2e.XXXXXX); chmod 755 "$root"
 for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do
