@@ -2,8 +2,9 @@ import CairnControl
 import CairnIO
 import Glibc
 
-/// `cairn __complete WORD… CURRENT`: what the shells complete with; they know nothing themselves. The first line holds words
-/// for the shell (`files`: paths, too; `nospace`: the word goes on; `-`: neither), each other line a candidate and, behind a tab, what it is.
+/// `cairn __complete WORD… CURRENT`: what the shells complete with; they know nothing themselves. The first line holds
+/// words for the shell (`files`: paths, too; `nospace`: the word goes on; `-`: neither), each other line a candidate and,
+/// behind a tab, what it is.
 struct Completion {
     struct Candidate: Equatable {
         let text: String

@@ -575,6 +575,14 @@ for v in json.load(open("s.json"))["volumes"]:
     for t in v["targets"]: print(*t["counters"])'); do
         grep -q "^  $counter " fields.txt || fail "the counter $counter is not described in Sources/cairn/Counters.swift"
     done
+    # Each field is in the manual.
+    for field in $(sed -n 's/^  \([a-z0-9_]*\)  *- .*/\1/p' fields.txt | grep -vE '_all$|^selected$|^help$'); do
+        grep -qx ".It Cm $field" "$HERE/../../man/cairn-report.8" || fail "cairn-report(8) has no $field"
+    done
+    command -v mandoc > /dev/null || { echo "skipped: no mandoc"; return; }
+    for page in cairn-report.8 cairn-json.5 cairn-metrics.5; do
+        mandoc -T lint -W warning "$HERE/../../man/$page" > lint.txt 2>&1 || fail "$page: $(cat lint.txt)"
+    done
 }
 
 test_json() {
