@@ -79,7 +79,7 @@ enum Usage {
             Verb(
                 "cache", "check | dump | flush | repair | set-uuid | info CACHE_DEVICE",
                 "Check, show, write back or mend a cache that is not in use.",
-                "backing keep-dirty drop-dirty uuid read-only options json quiet force yes", own: true),
+                "backing keep-dirty drop-dirty uuid read-only options json force yes", own: true),
             Verb("probe", "DEVICE...", "Say what a device holds.", "options json", own: true),
             Verb("wipe", "DEVICE...", "Erase signatures.", "types no-act force yes", own: true),
             Verb("export", "[NAME]", "Listen on one more address.", "nbd", own: true),
