@@ -1,30 +1,32 @@
-# bash completion for cairn
+# bash completion for cairn. The command itself knows what may follow: `cairn __complete`.
 _cairn() {
-    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} verb= word
-    local verbs="create remove remove_all load reload suspend resume clear wipe_table rename message info ls deps status table wait targets target-version version mangle splitname help engine format-cache cache probe wipe export unexport events stats"
-    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do case $word in -*) ;; *) verb=$word; break ;; esac; done
-    case $prev in
-        --target) mapfile -t COMPREPLY < <(compgen -W "$(cairn targets 2>/dev/null | cut -d' ' -f1)" -- "$cur"); return ;;
-        --io) mapfile -t COMPREPLY < <(compgen -W "auto ring threads" -- "$cur"); return ;;
-        -o|--options) mapfile -t COMPREPLY < <(compgen -W "name uuid major minor attr open segments events uri pid target size json" -- "$cur"); return ;;
-        --backing) mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
-    esac
-    if [[ $cur == -* ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "--table --notable --concise --persistent --readonly --uuid --minor --foreground --nbd --engine --runtime-dir --io --noflush --nolockfs --inactive --force --retry --deferred --columns --options --sort --select --noheadings --separator --nameprefixes --unquoted --rows --target --tree --exec --setuuid --follow --backing --blocksize --assoc --label --types --yes --keep-dirty --drop-dirty --read-only --json --quiet --verbose --help --version" -- "$cur")
-    elif [[ -z $verb ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "$verbs" -- "$cur")
-    else
-        case $verb in
-            cache)
-                case " ${COMP_WORDS[*]:1:COMP_CWORD-1} " in
-                    *" check "*|*" dump "*|*" flush "*|*" repair "*|*" set-uuid "*|*" info "*) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
-                    *) mapfile -t COMPREPLY < <(compgen -W "check dump flush repair set-uuid info" -- "$cur") ;;
-                esac ;;
-            engine) mapfile -t COMPREPLY < <(compgen -W "run stop status" -- "$cur") ;;
-            target-version) mapfile -t COMPREPLY < <(compgen -W "$(cairn targets 2>/dev/null | cut -d' ' -f1)" -- "$cur") ;;
-            format-cache|probe|wipe|create) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
-            *) mapfile -t COMPREPLY < <(compgen -W "$(cairn info -c --noheadings -o name 2>/dev/null | grep -v '^No devices found$')" -- "$cur") ;;
-        esac
+    local program=cairn rest=${COMP_LINE:0:COMP_POINT} lead piece line flags i cut
+    local -a words=() lines=()
+    [[ $1 == */* && -x $1 ]] && program=$1
+    # bash cuts words at = and :, which options and names have: what no blank parts belongs together.
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        lead=${rest%%[![:blank:]]*}
+        rest=${rest:${#lead}}
+        piece=${COMP_WORDS[i]}
+        [[ $i == "$COMP_CWORD" ]] && piece=$rest
+        rest=${rest:${#piece}}
+        if [[ $i == 0 || -n $lead ]]; then words+=("$piece"); else words[-1]+=$piece; fi
+    done
+    # What readline replaces starts behind the last = or : of the word.
+    cut=$((${#words[-1]} - ${#piece}))
+    [[ $piece == [=:] ]] && ((cut++))
+    for i in "${!words[@]}"; do words[i]=${words[i]//[\\\"\']/}; done
+    mapfile -t lines < <("$program" __complete "${words[@]:1}" 2> /dev/null)
+    flags=${lines[0]-}
+    COMPREPLY=()
+    for line in "${lines[@]:1}"; do
+        printf -v line %q "${line%%$'\t'*}"
+        COMPREPLY+=("${line:cut}")
+    done
+    [[ " $flags " == *" nospace "* ]] && compopt -o nospace 2> /dev/null
+    if [[ " $flags " == *" files "* ]]; then
+        compopt -o filenames 2> /dev/null
+        mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -f -- "${words[-1]:cut}")
     fi
 }
 complete -F _cairn cairn

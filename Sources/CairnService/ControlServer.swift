@@ -259,11 +259,15 @@ extension Service {
     // MARK: Engine
 
     private func hello() -> JSON {
-        let types = call { reactor in reactor.engine.types.map { ($0.name, [$0.version.0, $0.version.1, $0.version.2]) } }
+        let types = call { reactor in reactor.engine.types.map { ($0.name, [$0.version.0, $0.version.1, $0.version.2], $0.messages) } }
         return .dictionary([
             "version": .string(cairnVersion), "pid": .count(getpid()), "io": .string(ioName), "engine": .string(options.name),
             "targets": .array(
-                types.reversed().map { .dictionary(["name": .string($0.0), "version": .array($0.1.map { .count($0) })]) }),
+                types.reversed().map {
+                    .dictionary([
+                        "name": .string($0.0), "version": .array($0.1.map { .count($0) }), "messages": .array($0.2.map { .string($0) }),
+                    ])
+                }),
         ])
     }
 

@@ -49,6 +49,8 @@ struct Counter {
             total("metadata_bytes", "MetaBytes", "Metadata written.", .bytes),
             total("marks", "Marks", "Writes of the doubt bitmap."),
             total("populated", "Populated", "Reads whose data was put into the cache."),
+            total("not_admitted", "NotAdm", "Requests that the admission kept out of the cache."),
+            total("ghost_hits", "Ghosts", "Blocks that came back soon after they had been evicted."),
             gauge("blocks", "Blocks", "Blocks that the cache has room for.", .blocks),
             gauge("used_blocks", "Used", "Blocks in use.", .blocks),
             gauge("block_sectors", "BlkSize", "Size of a block.", .sectors),

@@ -43,6 +43,12 @@ struct Tree {
         }
     }
 
+    /// The words of `ls --tree -o`.
+    static let options = [
+        "device", "nodevice", "blkdevname", "active", "open", "rw", "uuid", "ascii", "vt100", "utf", "inverted", "compact", "notrunc",
+        "status",
+    ]
+
     private init(_ volumes: [JSON], _ options: [String]) throws(Exit) {
         self.volumes = volumes
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].compactMap { (name: String) -> String? in environment(name) }.first ?? ""

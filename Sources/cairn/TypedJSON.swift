@@ -174,6 +174,10 @@ enum TypedJSON {
         func slashed(_ keys: [String]) -> [JSON.Member] {
             numbers((left.popFirst() ?? "").split(separator: "/").map(String.init), keys)
         }
+        // `lost: the cache device failed …`
+        if let first = words.first, first.hasSuffix(":") {
+            return [.init(key: String(first.dropLast()), value: .string(words.dropFirst().joined(separator: " ")))]
+        }
         while let section = left.popFirst() {
             switch section {
             case "cmd": members.append(.init(key: "buckets", value: .object(slashed(["used", "total"]))))

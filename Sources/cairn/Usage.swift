@@ -80,8 +80,8 @@ enum Usage {
             Verb(
                 "cache", "check | dump | flush | repair | set-uuid | info CACHE_DEVICE",
                 "Check, show, write back or mend a cache that is not in use.",
-                "backing keep-dirty drop-dirty uuid read-only options json quiet force yes", own: true),
-            Verb("uncache", "DEVICE", "Write a cached volume's data back and drop its cache, live.", "quiet uuid major minor", own: true),
+                "backing keep-dirty drop-dirty uuid read-only options json force yes", own: true),
+            Verb("uncache", "DEVICE", "Write a cached volume's data back and drop its cache, live.", "uuid major minor", own: true),
             Verb("probe", "DEVICE...", "Say what a device holds.", "options json", own: true),
             Verb("wipe", "DEVICE...", "Erase signatures.", "types no-act force yes", own: true),
             Verb("export", "[NAME]", "Listen on one more address.", "nbd", own: true),
@@ -102,7 +102,7 @@ enum Usage {
 
     // MARK: Text
 
-    private static let everywhere = ["engine", "runtime-dir", "quiet", "help"]
+    static let everywhere = ["engine", "runtime-dir", "quiet", "help"]
 
     static var text: String {
         var text = "Usage:\n\ncairn [OPTIONS] COMMAND [ARGUMENTS]\n\n"

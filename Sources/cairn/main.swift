@@ -73,6 +73,10 @@ func setManglingMode(_ arguments: Arguments) throws(Exit) {
     manglingMode = mode
 }
 
+if CommandLine.arguments.count > 1 && CommandLine.arguments[1] == "__complete" {
+    Completion.run(Array(CommandLine.arguments.dropFirst(2)))
+    exit(0)
+}
 if let arguments = parseArguments() {
     do throws(Exit) {
         try setManglingMode(arguments)

@@ -58,6 +58,7 @@ import Testing
             "ssdcache", "cmd 1/8\n\tdirty 16/2 cleaned 3 errors 0 unreadable 1 draining",
             #"{"buckets":{"used":1,"total":8},"dirty":{"sectors":16,"blocks":2,"cleaned":3,"errors":0,"unreadable":1,"state":"draining"}}"#
         ),
+        ("ssdcache", "cmd 1/8\n\tlost: the cache is gone", #"{"buckets":{"used":1,"total":8},"lost":"the cache is gone"}"#),
         // A line of a newer engine.
         ("ssdcache", "policy s3fifo 3 small 4", #"{"policy":{"s3fifo":3,"small":4}}"#), ("ssdcache", "", "{}"), ("later", "1", "null"),
     ]

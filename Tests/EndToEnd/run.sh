@@ -602,6 +602,14 @@ for v in json.load(open("s.json"))["volumes"]:
     for t in v["targets"]: print(*t["counters"])'); do
         grep -q "^  $counter " fields.txt || fail "the counter $counter is not described in Sources/cairn/Counters.swift"
     done
+    # Each field is in the manual.
+    for field in $(sed -n 's/^  \([a-z0-9_]*\)  *- .*/\1/p' fields.txt | grep -vE '_all$|^selected$|^help$'); do
+        grep -qx ".It Cm $field" "$HERE/../../man/cairn-report.8" || fail "cairn-report(8) has no $field"
+    done
+    command -v mandoc > /dev/null || { echo "skipped: no mandoc"; return; }
+    for page in cairn-report.8 cairn-json.5 cairn-metrics.5; do
+        mandoc -T lint -W warning "$HERE/../../man/$page" > lint.txt 2>&1 || fail "$page: $(cat lint.txt)"
+    done
 }
 
 test_json() {
@@ -699,6 +707,33 @@ assert len(reports) == 3 and reports[0]["time"] < reports[1]["time"] < reports[2
     kill $load; wait $load 2> /dev/null
     same "$(cairn info -c --noheadings -o name --count 2 --interval 0.1 | tr '\n' ' ')" "disk slow still disk slow still "
     refused 1 "repeat a report" cairn table --count 2
+}
+
+test_completions() {
+    truncate -s 16M b.img; truncate -s 8M c.img; echo "0 8 zero" > table.txt
+    cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn create fast --table "0 32768 ssdcache b.img c.img blocksize 16" && cairn create "we ird" --table "0 8 zero" &&
+        cairn create "co:lon" --table "0 8 zero" || fail create
+    # The words that are offered as messages are messages.
+    for word in $(cairn __complete message fast 0 "" | tail -n +2); do
+        local known=0 more
+        for more in "" 1 "1 1"; do cairn message fast 0 "$word" $more 2>&1 | grep -qE 'unknown message|no tunable' || known=1; done
+        [ $known = 1 ] || fail "$word is no message"
+    done
+    same "$(cairn __complete message fast 0 policy l | tail -n +2 | tr '\n' ' ')" "lru lfu "
+    # Also without an engine, for another engine, and for words that make no sense.
+    same "$(cairn __complete --engine nope remove "")" "-"
+    same "$(cairn __complete --engine nope target-version ssd | tail -n 1)" ssdcache
+    for words in "" "--" "--x" "-" "-o" "no such" "--target= x" "message fast zz x" "-cox y"; do
+        cairn __complete $words > /dev/null 2>&1 || fail "__complete $words"
+    done
+    local ran=0
+    for shell in bash zsh fish; do
+        command -v $shell > /dev/null || { echo "skipped: $shell is not here"; continue; }
+        /usr/bin/python3 "$HERE/completions.py" $shell "$CAIRN" "$HERE/../../completions" "$PWD" || fail "$shell"
+        ran=$((ran + 1))
+    done
+    [ $ran -gt 0 ] || fail "no shell at all"
 }
 
 passed=0 failed=0

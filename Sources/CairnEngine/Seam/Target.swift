@@ -128,16 +128,19 @@ public struct TargetType: Sendable {
     public let deviceWords: @Sendable (_ arguments: [TableWord]) -> [Int]
     /// The target keeps state on its devices and claims each of them alone.
     public let claimsDevices: Bool
+    /// The messages it takes, for completion: words, `one|or|another`, and what the user makes up in capitals.
+    public let messages: [String]
     public let make: @Sendable (inout TargetContext) throws(TargetError) -> Target
 
     public init(
-        name: String, version: (UInt32, UInt32, UInt32), claimsDevices: Bool = false,
+        name: String, version: (UInt32, UInt32, UInt32), claimsDevices: Bool = false, messages: [String] = [],
         deviceWords: @escaping @Sendable ([TableWord]) -> [Int],
         make: @escaping @Sendable (inout TargetContext) throws(TargetError) -> Target
     ) {
         self.name = name
         self.version = version
         self.claimsDevices = claimsDevices
+        self.messages = messages
         self.deviceWords = deviceWords
         self.make = make
     }

@@ -19,6 +19,20 @@ package struct RuntimeDirectory: Sendable {
         path = try Self.base(option) + "/" + engine
     }
 
+    /// The engines that have a directory under the same base; most run.
+    package static func engines(option: String?) -> [String] {
+        guard let base = try? base(option), let directory = opendir(base) else { return [] }
+        defer { closedir(directory) }
+        var names: [String] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if !name.hasPrefix(".") { names.append(name) }
+        }
+        return names.sorted()
+    }
+
     private static func base(_ option: String?) throws(SystemError) -> String {
         if let option, !option.isEmpty { return try absolute(option) }
         if let variable = environment("CAIRN_RUNTIME_DIR") { return try absolute(variable) }

@@ -12,6 +12,12 @@ import CairnFormats
 ///     invalidate FIRST COUNT     forget clean sectors of a range of the volume
 ///     drop_clean                 forget all clean sectors
 extension SSDCacheTarget {
+    static let messageForms =
+        [
+            "flush", "mode writethrough|readcache|writeback", "policy lru|lfu|s3fifo|default", "clear_stats", "invalidate FIRST COUNT",
+            "drop_clean",
+        ] + SSDCacheTunables.ranges.map { "\($0.key) NUMBER" }
+
     func answer(_ words: [String], _ now: Nanoseconds, _ actions: inout ActionList) throws(TargetError) -> String? {
         if alone != nil { throw TargetError("the cache device is lost, the volume goes on with its backing alone", status: .io) }
         if superblock?.state != .inUse { throw TargetError("the cache is not active", status: .busy, hint: "resume the volume first") }

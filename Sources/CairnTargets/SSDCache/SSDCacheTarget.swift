@@ -111,7 +111,7 @@ package final class SSDCacheTarget: Target {
     static let commitDelay = Nanoseconds.seconds(1)
 
     package static let type = TargetType(
-        name: "ssdcache", version: (1, 1, 0), claimsDevices: true, deviceWords: { _ in [0, 1] }
+        name: "ssdcache", version: (1, 1, 0), claimsDevices: true, messages: SSDCacheTarget.messageForms, deviceWords: { _ in [0, 1] }
     ) { (context: inout TargetContext) throws(TargetError) -> Target in
         guard context.arguments.count >= 1 else { throw TargetError("dm-ssdcache: Target device is not specified") }
         guard context.arguments.count >= 2 else { throw TargetError("dm-ssdcache: Cache device is not specified") }
