@@ -11,8 +11,8 @@ package final class OfflineVolume {
     package static let backingWord = "backing", cacheWord = "cache"
 
     package struct Flushed {
-        /// Sectors written to the backing, and those that are still dirty.
-        package var written: UInt64 = 0, left: UInt64 = 0
+        /// Sectors that were dirty at first, and those that were at the last look; the close ends what was under way.
+        package var all: UInt64 = 0, left: UInt64 = 0
         /// Why it ended early, if not because it was asked to.
         package var error: TargetError?
     }
@@ -80,10 +80,10 @@ package final class OfflineVolume {
         try wait(resuming)
         var result = Flushed()
         let all = counter(volume, "dirty_sectors")
+        result.all = all
         _ = try engine.message(volume, sector: 0, words: ["flush"])
         while true {
             result.left = counter(volume, "dirty_sectors")
-            result.written = counter(volume, "cleaned_sectors")
             let unreadable = counter(volume, "unreadable_blocks")
             if result.left == 0 || unreadable > 0 && unreadable >= counter(volume, "dirty_blocks") {
                 if result.left > 0 {
