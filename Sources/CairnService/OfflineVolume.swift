@@ -1,4 +1,4 @@
-import CairnCore
+package import CairnCore
 package import CairnEngine
 package import CairnIO
 import CairnTargets
@@ -30,8 +30,10 @@ package final class OfflineVolume {
     private var results: [UInt64: ControlResult] = [:]
     private var nextTicket: UInt64 = 1
 
+    /// - Parameter cacheSize: as the superblock has it. A device that has grown begins anew with an empty cache, and one with
+    ///   dirty data is refused; here it still has its old size, so that the data can be written back.
     package init(
-        backing: consuming OpenedDevice, cache: borrowing OpenedDevice, record: BackingRecord?, state: StateDirectory?
+        backing: consuming OpenedDevice, cache: borrowing OpenedDevice, cacheSize: Sectors, record: BackingRecord?, state: StateDirectory?
     ) throws(TargetError) {
         do throws(SystemError) {
             io = try IOHost.make(.auto)
@@ -41,7 +43,7 @@ package final class OfflineVolume {
         engine = Engine(types: allTargets, arena: BufferArena(bytes: 64 << 20), seed: randomSeed(), maximumVolumes: 1)
         self.record = record
         self.state = state
-        hosts = [Self.host(backing, 0), Self.host(cache, 1)]
+        hosts = [Self.host(backing, 0, backing.facts.size), Self.host(cache, 1, min(cache.facts.size, cacheSize))]
         backing.keepOpen()
     }
 
@@ -56,8 +58,9 @@ package final class OfflineVolume {
         close(hosts[0].file.fd)
     }
 
-    private static func host(_ device: borrowing OpenedDevice, _ index: UInt32) -> Host {
+    private static func host(_ device: borrowing OpenedDevice, _ index: UInt32, _ size: Sectors) -> Host {
         var facts = device.facts
+        facts.size = size
         facts.host = index
         return Host(file: HostFile(fd: device.fd.raw, isBlock: device.isBlock), facts: facts)
     }

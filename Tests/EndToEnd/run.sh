@@ -368,7 +368,10 @@ assert all(x["dirty"] == [[0, 16]] for x in e)' || fail "dump as json"
     timeout -s INT 0.01 "$CAIRN" cache flush --backing b.img c.img > /dev/null 2>&1
     killed 0.02 "$CAIRN" cache flush --backing b.img c.img
     cairn cache check --backing b.img c.img > check.txt || fail "after a kill: $(cat check.txt)"
+    truncate -s 9M c.img   # a grown cache device begins anew; what is dirty is written back before
+    refused 1 "has grown" cairn cache check c.img
     cairn cache flush --backing b.img c.img | grep -q 'the cache is clean' || fail flush
+    truncate -s 8M c.img
     cmp -n 1048576 b.img d.img || fail "the backing has other data"
     cairn cache check --backing b.img c.img | grep -q ' 0 sectors in 0 blocks dirty' || fail "not clean"
     cairn cache flush -o json --backing b.img c.img | grep -q '"dirty_sectors":0' || fail "flush again"

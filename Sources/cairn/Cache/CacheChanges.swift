@@ -159,7 +159,7 @@ extension CacheVerb {
         }
         guard let below = backing.device.take() else { return true }
         let volume = try OfflineVolume(
-            backing: below, cache: device, record: backing.facts.record, state: backing.state)
+            backing: below, cache: device, cacheSize: Sectors(s.cacheSectors), record: backing.facts.record, state: backing.state)
         let progress = LongWork("flush", .count("sectors"), arguments)
         let table =
             "0 \(s.backingSectors) ssdcache \(OfflineVolume.backingWord) \(OfflineVolume.cacheWord) blocksize \(s.layout.blockSectors) "
