@@ -74,7 +74,6 @@ let optionTable: [Option] = [
     Option("keep-dirty", nil, nil, "cache repair: keep data that the backing does not have"),
     Option("drop-dirty", nil, nil, "cache repair: give up such data where it stands in the way"),
     Option("read-only", nil, nil, "cache: only say what would be done"),
-    Option("quiet", "q", nil, "no progress"),
     Option("types", "t", "LIST", "only these signature types"),
     Option("no-act", nil, nil, "change nothing; also -n"),
     Option("json", nil, nil, "JSON output"),
