@@ -1,4 +1,4 @@
-import CairnCore
+package import CairnCore
 package import CairnEngine
 package import CairnIO
 import CairnTargets
@@ -11,8 +11,8 @@ package final class OfflineVolume {
     package static let backingWord = "backing", cacheWord = "cache"
 
     package struct Flushed {
-        /// Sectors written to the backing, and those that are still dirty.
-        package var written: UInt64 = 0, left: UInt64 = 0
+        /// Sectors that were dirty at first, and those that were at the last look; the close ends what was under way.
+        package var all: UInt64 = 0, left: UInt64 = 0
         /// Why it ended early, if not because it was asked to.
         package var error: TargetError?
     }
@@ -30,8 +30,10 @@ package final class OfflineVolume {
     private var results: [UInt64: ControlResult] = [:]
     private var nextTicket: UInt64 = 1
 
+    /// - Parameter cacheSize: as the superblock has it. A device that has grown begins anew with an empty cache, and one with
+    ///   dirty data is refused; here it still has its old size, so that the data can be written back.
     package init(
-        backing: consuming OpenedDevice, cache: borrowing OpenedDevice, record: BackingRecord?, state: StateDirectory?
+        backing: consuming OpenedDevice, cache: borrowing OpenedDevice, cacheSize: Sectors, record: BackingRecord?, state: StateDirectory?
     ) throws(TargetError) {
         do throws(SystemError) {
             io = try IOHost.make(.auto)
@@ -41,7 +43,7 @@ package final class OfflineVolume {
         engine = Engine(types: allTargets, arena: BufferArena(bytes: 64 << 20), seed: randomSeed(), maximumVolumes: 1)
         self.record = record
         self.state = state
-        hosts = [Self.host(backing, 0), Self.host(cache, 1)]
+        hosts = [Self.host(backing, 0, backing.facts.size), Self.host(cache, 1, min(cache.facts.size, cacheSize))]
         backing.keepOpen()
     }
 
@@ -56,8 +58,9 @@ package final class OfflineVolume {
         close(hosts[0].file.fd)
     }
 
-    private static func host(_ device: borrowing OpenedDevice, _ index: UInt32) -> Host {
+    private static func host(_ device: borrowing OpenedDevice, _ index: UInt32, _ size: Sectors) -> Host {
         var facts = device.facts
+        facts.size = size
         facts.host = index
         return Host(file: HostFile(fd: device.fd.raw, isBlock: device.isBlock), facts: facts)
     }
@@ -80,10 +83,10 @@ package final class OfflineVolume {
         try wait(resuming)
         var result = Flushed()
         let all = counter(volume, "dirty_sectors")
+        result.all = all
         _ = try engine.message(volume, sector: 0, words: ["flush"])
         while true {
             result.left = counter(volume, "dirty_sectors")
-            result.written = counter(volume, "cleaned_sectors")
             let unreadable = counter(volume, "unreadable_blocks")
             if result.left == 0 || unreadable > 0 && unreadable >= counter(volume, "dirty_blocks") {
                 if result.left > 0 {

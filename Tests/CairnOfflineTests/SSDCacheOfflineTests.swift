@@ -207,6 +207,9 @@ struct SSDCacheOfflineTests {
             #expect(throws: TargetError.self) { try repair(medium, .init(keepDirty: true, dropDirty: true), facts) }
         }
         #expect(try survey(medium, .init(identity: Self.identity(), closeFacts: Self.facts)).kinds == [])
+        // One that has grown is the same.
+        let grown = SSDCacheBackingFacts(identity: Self.identity(sectors: 20000), closeFacts: Self.facts)
+        #expect(try survey(medium, grown).kinds == [] && survey(medium, grown, notes: true).kinds == ["backing"])
     }
 
     @Test(

@@ -357,6 +357,13 @@ for at in range(135168, 1 << 20, 8192):
     if any(f[at + 64:at + 4096]) or any(f[at + 4160:at + 8192]): print(at); break'
 }
 
+# killed SECONDS COMMAND…: started and killed; returns when its locks on c.img are gone, which a kill does not wait for.
+killed() {
+    timeout -s KILL "$@" > /dev/null 2>&1
+    for _ in $(seq 100); do flock -n c.img true && return; sleep 0.05; done
+    fail "c.img stays locked after: $*"
+}
+
 test_cache_tools() {
     dirty_cache
     refused 1 "its newest data may be in the cache" cairn create w --table "0 32768 linear b.img 0"
@@ -386,9 +393,12 @@ assert all(x["dirty"] == [[0, 16]] for x in e)' || fail "dump as json"
     refused 1 "another backing" cairn cache flush --backing other.img c.img
     # Flush: stopped or killed anywhere, it can be run again.
     timeout -s INT 0.01 "$CAIRN" cache flush --backing b.img c.img > /dev/null 2>&1
-    timeout -s KILL 0.02 "$CAIRN" cache flush --backing b.img c.img > /dev/null 2>&1
+    killed 0.02 "$CAIRN" cache flush --backing b.img c.img
     cairn cache check --backing b.img c.img > check.txt || fail "after a kill: $(cat check.txt)"
+    truncate -s 9M c.img   # a grown cache device begins anew; what is dirty is written back before
+    refused 1 "has grown" cairn cache check c.img
     cairn cache flush --backing b.img c.img | grep -q 'the cache is clean' || fail flush
+    truncate -s 8M c.img
     cmp -n 1048576 b.img d.img || fail "the backing has other data"
     cairn cache check --backing b.img c.img | grep -q ' 0 sectors in 0 blocks dirty' || fail "not clean"
     cairn cache flush -o json --backing b.img c.img | grep -q '"dirty_sectors":0' || fail "flush again"
@@ -452,7 +462,7 @@ test_cache_repair() {
     # set-uuid --force of a dirty cache, killed wherever it is: nothing is lost.
     rm -f b.img c.img; dirty_cache
     refused 1 "was not closed" cairn cache set-uuid --backing b.img c.img
-    for t in 0.005 0.01 0.02; do timeout -s KILL $t "$CAIRN" cache set-uuid --force --backing b.img c.img > /dev/null 2>&1; done
+    for t in 0.005 0.01 0.02; do killed $t "$CAIRN" cache set-uuid --force --backing b.img c.img; done
     cairn cache repair --yes --backing b.img c.img > /dev/null || fail "finish set-uuid"
     cairn cache set-uuid --force --backing b.img c.img > /dev/null || fail "set-uuid --force"
     cairn cache flush --backing b.img c.img > /dev/null && cmp -n 1048576 b.img d.img || fail "data after set-uuid"

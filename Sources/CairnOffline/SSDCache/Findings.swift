@@ -92,7 +92,12 @@ package struct SSDCacheBackingVerdict {
                     .problem(
                         .backing, "the cache belongs to another backing device than the one given",
                         "give the right one; a copied or replaced backing is another device, for which the cache must be formatted anew"))
-            } else if identity.size.count != s.backingSectors {
+            } else if identity.size.count > s.backingSectors {
+                findings.append(
+                    .note(
+                        .backing, "the backing has grown from \(s.backingSectors) to \(identity.size.count) sectors",
+                        "the next open goes on over the grown one"))
+            } else if identity.size.count < s.backingSectors {
                 isAnother = true
                 findings.append(
                     .problem(

@@ -111,11 +111,18 @@ package final class SSDCacheSurvey {
 
     private func checkSize() {
         let s = image.superblock
-        if s.cacheSectors * 512 != image.medium.byteCount / 512 * 512 {
+        let device = image.medium.byteCount / 512
+        if s.cacheSectors > device {
             tell(
                 .problem(
-                    .size, "the cache was formatted on \(s.cacheSectors) sectors, \(image.medium.name) has \(image.medium.byteCount / 512)",
+                    .size, "the cache was formatted on \(s.cacheSectors) sectors, \(image.medium.name) has \(device)",
                     "give the device its size again"))
+        } else if s.cacheSectors < device {
+            let text = "the cache device has grown from \(s.cacheSectors) to \(device) sectors"
+            tell(
+                s.mayBeDirty
+                    ? .problem(.size, text + " while it may hold what the backing lacks", "write that back first: cairn cache flush")
+                    : .note(.size, text, "the next open begins anew, with an empty cache of the new size"))
         }
         if s.associativity > 64 {
             tell(

@@ -159,19 +159,22 @@ extension CacheVerb {
         }
         guard let below = backing.device.take() else { return true }
         let volume = try OfflineVolume(
-            backing: below, cache: device, record: backing.facts.record, state: backing.state)
+            backing: below, cache: device, cacheSize: Sectors(s.cacheSectors), record: backing.facts.record, state: backing.state)
         let progress = LongWork("flush", .count("sectors"), arguments)
         let table =
             "0 \(s.backingSectors) ssdcache \(OfflineVolume.backingWord) \(OfflineVolume.cacheWord) blocksize \(s.layout.blockSectors) "
             + "\(["writethrough", "readcache", "writeback"][Int(min(s.mode, 2))]) assoc \(min(s.associativity, 64))"
         let result = try volume.flush(table) { progress.update($0, $1) }
         progress.end()
-        told(name, written: result.written, left: result.left, look: false, arguments)
+        // What the cache says of itself, now that it is closed.
+        let closed = try self.image(device).superblock
+        let left = closed.state == .clean ? closed.dirtySectors : result.left
+        told(name, written: result.all > left ? result.all - left : 0, left: left, look: false, arguments)
         if let error = result.error { throw error }
-        if result.left > 0 && LongWork.isInterrupted {
+        if left > 0 && LongWork.isInterrupted {
             Output.error("Interrupted; the cache was closed with what is left, and nothing is lost. Run it again to go on.")
         }
-        return result.left == 0
+        return left == 0
     }
 
     private static func told(_ name: String, written: UInt64, left: UInt64, look: Bool, _ arguments: Arguments) {

@@ -110,15 +110,15 @@ enum CacheVerb {
             result.facts.record = BackingRecord(cache: cache, dirty: true, writtenAlone: result.facts.record?.writtenAlone ?? false)
         }
         if image.superblock.state == .clean && image.superblock.generation > 0 && device.facts.size > .zero {
-            result.facts.closeFacts = try closeFacts(device)
+            result.facts.closeFacts = try closeFacts(device, image.superblock.backingSectors * 512)
         }
         result.device = consume device
         return result
     }
 
-    /// As the running target takes them when it closes.
-    private static func closeFacts(_ device: borrowing OpenedDevice) throws(TargetError) -> SSDCacheSuperblock.CloseFacts {
-        let size = device.facts.size.bytes.count, length = min(size, 1 << 20)
+    /// As the running target takes them when it closes; the device may have grown since.
+    private static func closeFacts(_ device: borrowing OpenedDevice, _ end: UInt64) throws(TargetError) -> SSDCacheSuperblock.CloseFacts {
+        let size = min(device.facts.size.bytes.count, end), length = min(size, 1 << 20)
         let memory = AlignedMemory(Int(length))
         var sums: [UInt32] = []
         do throws(SystemError) {
