@@ -114,6 +114,16 @@ struct SSDCacheAdmissionTests {
         }
     }
 
+    @Test("a newcomer that had to leave is remembered")
+    func remembered() throws {
+        let (stage, volume) = try opened()
+        stage.warm(volume, 0..<66)
+        #expect(stage.counter(volume, "evictions") == 2)
+        #expect(stage.counter(volume, "ghost_hits") == 0)
+        stage.warm(volume, [0, 1])
+        #expect(stage.counter(volume, "ghost_hits") == 2)
+    }
+
     @Test("after a restart the hot set is still the hot set")
     func restart() throws {
         let stage = try Stage()
