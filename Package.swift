@@ -9,6 +9,8 @@ let swift: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableExperimentalFeature("Lifetimes"),
 ]
+// The simulation of disks works on bytes: without the optimiser the storms would take minutes.
+let optimised = swift + [SwiftSetting.unsafeFlags(["-O"], .when(configuration: .debug))]
 let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-collections")
 
 let package = Package(
@@ -28,7 +30,7 @@ let package = Package(
         .target(
             name: "CairnTargets", dependencies: ["CairnCore", "CairnFormats", "CairnEngine", deque],
             swiftSettings: swift),
-        .target(name: "CairnSim", dependencies: ["CairnCore", "CairnEngine", deque], swiftSettings: swift),
+        .target(name: "CairnSim", dependencies: ["CairnCore", "CairnEngine", deque], swiftSettings: optimised),
         .target(name: "CairnExport", dependencies: ["CairnCore", "CairnEngine"], swiftSettings: swift),
 
         // What works on a device that no engine uses: check, repair, dump. It is given the device as bytes.

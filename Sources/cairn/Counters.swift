@@ -31,8 +31,6 @@ struct Counter {
             total("write_skip", "WrSkip", "Requests that found no place in the cache."),
             total("lookup_busy", "LookBusy", "Requests whose bucket had only busy blocks."),
             total("bypassed", "Bypassed", "Requests that went past the cache."),
-            total("not_admitted", "NotAdm", "Requests whose blocks the admission rules kept out of the cache."),
-            total("ghost_hits", "GhostHit", "Blocks that came back while the policy still remembered them."),
             total("evictions", "Evict", "Blocks that made room for others."),
             total("populate_cancelled", "PopCanc", "Reads whose data did not get into the cache."),
             total("bio_cancelled", "BioCanc", "Requests that the cache had to give up."),

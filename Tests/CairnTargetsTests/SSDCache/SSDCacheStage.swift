@@ -116,18 +116,17 @@ struct Stage {
 }
 
 /// A sector's bytes tell which sector and which version of it they are; version 0 is zeroes.
-func sectorContent(_ sector: UInt64, _ version: UInt32) -> [UInt8] {
-    if version == 0 { return [UInt8](repeating: 0, count: 512) }
-    var bytes: [UInt8] = []
-    bytes.reserveCapacity(512)
-    for _ in 0..<64 {
-        for shift in stride(from: 0, to: 32, by: 8) { bytes.append(UInt8(truncatingIfNeeded: version >> UInt32(shift))) }
-        for shift in stride(from: 0, to: 32, by: 8) { bytes.append(UInt8(truncatingIfNeeded: sector >> UInt64(shift))) }
-    }
-    return bytes
-}
+func sectorContent(_ sector: UInt64, _ version: UInt32) -> [UInt8] { content(sector, 1, version) }
 func content(_ sector: UInt64, _ count: UInt64, _ version: UInt32) -> [UInt8] {
-    (sector..<sector + count).flatMap { sectorContent($0, version) }
+    if version == 0 { return [UInt8](repeating: 0, count: Int(count) * 512) }
+    return [UInt8](unsafeUninitializedCapacity: Int(count) * 512) { bytes, used in
+        let raw = UnsafeMutableRawBufferPointer(bytes)
+        for s in 0..<Int(count) {
+            let word = UInt64(version) | (sector + UInt64(s)) << 32
+            for i in 0..<64 { raw.storeBytes(of: word.littleEndian, toByteOffset: s * 512 + i * 8, as: UInt64.self) }
+        }
+        used = raw.count
+    }
 }
 /// The versions that stand in the sectors; nil for what is no version of its sector.
 func versions(_ bytes: [UInt8]?, at sector: UInt64) -> [UInt32?] {
@@ -136,11 +135,13 @@ func versions(_ bytes: [UInt8]?, at sector: UInt64) -> [UInt32?] {
 }
 func sectorVersion(_ bytes: ArraySlice<UInt8>, _ sector: UInt64) -> UInt32? {
     // Tears happen between sectors, so three of the 64 groups tell.
-    let start = bytes.startIndex
-    func word(_ at: Int) -> UInt32 { (0..<4).reduce(UInt32(0)) { $0 | UInt32(bytes[start + at + $1]) << UInt32($1 * 8) } }
-    let version = word(0)
-    for group in [0, 256, 504] where word(group) != version || word(group + 4) != (version == 0 ? 0 : UInt32(sector)) { return nil }
-    return version
+    bytes.withUnsafeBytes { raw in
+        let word = UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: 0, as: UInt64.self))
+        let version = UInt32(truncatingIfNeeded: word)
+        if word >> 32 != (version == 0 ? 0 : sector) { return nil }
+        for group in [256, 504] where UInt64(littleEndian: raw.loadUnaligned(fromByteOffset: group, as: UInt64.self)) != word { return nil }
+        return version
+    }
 }
 
 /// The error a body throws, or nil.

@@ -65,7 +65,8 @@ private func storm(_ host: SimHost, _ volume: Volume, _ model: inout Model, _ ra
                 zero
                 ? host.submit(.writeZeroes, to: volume, start, length)
                 : host.submit(
-                    .write, to: volume, start, data: range.flatMap { sectorContent($0, version) }, flags: random.below(6) == 0 ? .fua : [])
+                    .write, to: volume, start, data: content(range.lowerBound, UInt64(range.count), version),
+                    flags: random.below(6) == 0 ? .fua : [])
             flights.append(Flight(token: token, kind: .write(range)))
         default: flights.append(Flight(token: host.submit(.flush, to: volume), kind: .flush(model.answered)))
         }
