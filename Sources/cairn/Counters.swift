@@ -45,6 +45,7 @@ struct Counter {
             total("unreadable_blocks", "Unread", "Dirty blocks that the cache device did not give back.", .blocks),
             total("commits", "Commits", "Writes of metadata."),
             total("metadata_bytes", "MetaBytes", "Metadata written.", .bytes),
+            total("metadata_writes", "MetaWrit", "Writes of metadata; compare with the blocks that came in."),
             total("marks", "Marks", "Writes of the doubt bitmap."),
             total("populated", "Populated", "Reads whose data was put into the cache."),
             total("not_admitted", "NotAdm", "Requests that the admission kept out of the cache."),

@@ -391,12 +391,12 @@ assert all(x["dirty"] == [[0, 16]] for x in e)' || fail "dump as json"
     refused 1 "has no ssdcache superblock" cairn cache check b.img
     refused 1 "needs --backing" cairn cache flush c.img
     refused 1 "another backing" cairn cache flush --backing other.img c.img
+    truncate -s 9M c.img; refused 1 "has grown" cairn cache check c.img; truncate -s 8M c.img
     # Flush: stopped or killed anywhere, it can be run again.
     timeout -s INT 0.01 "$CAIRN" cache flush --backing b.img c.img > /dev/null 2>&1
     killed 0.02 "$CAIRN" cache flush --backing b.img c.img
     cairn cache check --backing b.img c.img > check.txt || fail "after a kill: $(cat check.txt)"
     truncate -s 9M c.img   # a grown cache device begins anew; what is dirty is written back before
-    refused 1 "has grown" cairn cache check c.img
     cairn cache flush --backing b.img c.img | grep -q 'the cache is clean' || fail flush
     truncate -s 8M c.img
     cmp -n 1048576 b.img d.img || fail "the backing has other data"
@@ -760,7 +760,7 @@ for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do
     # What a failed test left behind.
     for at in $(awk -v d="$root/$name/" 'index($2, d) == 1 {print $2}' /proc/mounts); do umount "$at"; done
     for loop in $(losetup -a 2>/dev/null | grep -F "$root/$name/" | cut -d: -f1); do losetup -d "$loop"; done
-    rm -rf "${root:?}/$name"
+    rm -rf "${root:?}/$name" 2> /dev/null || { sleep 1; rm -rf "${root:?}/$name"; }  # a shell may still write there
 done
 rm -rf "$root"
 echo "$passed passed, $failed failed"

@@ -77,6 +77,7 @@ extension SSDCacheTarget {
         slots.assign(slot, block: block)
         if slots.replacement.insert(slot, block: block) { tally.ghostHits += 1 }
         bucketExists[slot / 16] = true
+        commitPace.insertions += 1
         return slot
     }
 }

@@ -5,6 +5,25 @@ import CairnFormats
 /// Doubt marks and commits; the order of writes stands at the top of SSDCacheTarget.swift. The bitmap has one writer at a
 /// time, a mark round or the last step of a commit, so that a bit can never be cleared after it was set again.
 
+/// How many pages a commit may take that no flush waits for. While blocks come in, one for 32 of them: a page that has just been
+/// committed is soon in doubt again, so together with the mark a block costs at most a sixteenth of a write. When it is quiet
+/// everything is committed, in steps.
+struct SSDCacheCommitPace {
+    static let quiet = 16
+    /// Blocks that came in since the last commit by the timer.
+    var insertions = SSDCacheCommitPace.quiet
+    private(set) var isQuiet = false
+    private(set) var pages = 1
+    /// The next page that is looked at.
+    var cursor = 0
+
+    mutating func tick() {
+        isQuiet = insertions < Self.quiet
+        pages = isQuiet ? SSDCacheTarget.pagesPerCommit : 1 + insertions / 32
+        insertions = 0
+    }
+}
+
 struct SSDCacheMarkRound {
     var waiters: [SSDCacheWaiter]
     var pages: [Int]
@@ -39,11 +58,13 @@ struct SSDCacheCommit {
 
 extension SSDCacheTarget {
     static let pagesPerCommit = 64
+    /// Between two commits while nothing comes in.
+    static let quietDelay = Nanoseconds.milliseconds(50)
 
     func armCommit(_ now: Nanoseconds, _ actions: inout ActionList) {
         if commitArmed { return }
         commitArmed = true
-        emit(.arm(timer: Self.commitTimer, at: now + Self.commitDelay), &actions)
+        emit(.arm(timer: Self.commitTimer, at: now + (commitPace.isQuiet ? Self.quietDelay : Self.commitDelay)), &actions)
     }
 
     // MARK: Marks
@@ -161,9 +182,12 @@ extension SSDCacheTarget {
         let needed = Array(needPages.prefix(Self.pagesPerCommit))
         var chosen = needed
         if flushes.isEmpty {
-            for page in pages.indices where pages[page].stale && pages[page].need == 0 {
-                if chosen.count == Self.pagesPerCommit { break }
-                chosen.append(page)
+            let most = closing != nil ? Self.pagesPerCommit : min(Self.pagesPerCommit, chosen.count + commitPace.pages)
+            for _ in pages.indices {
+                if chosen.count >= most { break }
+                let page = commitPace.cursor
+                commitPace.cursor = page + 1 == pages.count ? 0 : page + 1
+                if pages[page].stale && pages[page].need == 0 { chosen.append(page) }
             }
         }
         for page in chosen {

@@ -101,6 +101,7 @@ package final class SSDCacheTarget: Target {
     /// The backing was opened for writing without this cache: believe nothing at the next start.
     var distrust: Bool
     var commitArmed = false
+    var commitPace = SSDCacheCommitPace()
 
     // Actions that found no room
     var overflow: Deque<Action> = []
@@ -239,6 +240,7 @@ package final class SSDCacheTarget: Target {
             return
         }
         commitArmed = false
+        commitPace.tick()
         if !suspending || closing != nil { startCommit(now, &actions) }
         startMarkRound(now, &actions)
         settle(now, &actions)
@@ -379,7 +381,8 @@ package final class SSDCacheTarget: Target {
             ("dirty_sectors", UInt64(slots.dirtySectors)), ("dirty_blocks", UInt64(slots.dirtySlots)),
             ("written_back_sectors", c.writtenBack),
             ("cleaned_sectors", c.cleaned), ("clean_errors", c.cleanErrors), ("unreadable_blocks", c.unreadable),
-            ("commits", c.commits), ("metadata_bytes", c.metadataBytes), ("marks", c.marks), ("populated", c.populated),
+            ("commits", c.commits), ("metadata_bytes", c.metadataBytes), ("metadata_writes", c.metadataBytes / 4096), ("marks", c.marks),
+            ("populated", c.populated),
             ("not_admitted", c.notAdmitted), ("ghost_hits", c.ghostHits),
             ("blocks", UInt64(slots.count)), ("used_blocks", UInt64(slots.used)), ("block_sectors", layout.blockSectors),
         ]

@@ -17,19 +17,19 @@ struct Stage {
     /// Several stages may share a host; each has disks with names of its own.
     init(
         on shared: SimHost? = nil, seed: UInt64 = 1, words: String = "writethrough", blockSectors: UInt64 = 8, buckets: UInt64 = 4,
-        volatile: Bool = true, name: String = ""
+        backingSectors: UInt64 = Stage.backingSectors, volatile: Bool = true, name: String = ""
     ) throws {
         host = shared ?? SimHost(types: allTargets, seed: seed)
         layout = try #require(SSDCacheLayout(blockSectors: blockSectors, buckets: buckets))
-        backing = host.addDisk("back" + name, sectors: Self.backingSectors) { $0.volatileCache = volatile }
+        backing = host.addDisk("back" + name, sectors: backingSectors) { $0.volatileCache = volatile }
         fast = host.addDisk("fast" + name, sectors: layout.totalBytes / 512) { $0.volatileCache = volatile }
-        table = "0 \(Self.backingSectors) ssdcache back\(name) fast\(name) blocksize \(blockSectors) \(words)"
+        table = "0 \(backingSectors) ssdcache back\(name) fast\(name) blocksize \(blockSectors) \(words)"
         try format()
     }
 
     private func format() throws {
         var superblock = SSDCacheSuperblock(
-            uuid: (1...16).map { UInt8($0) }, layout: layout, cacheSectors: fast.size.count, backingSectors: Self.backingSectors)
+            uuid: (1...16).map { UInt8($0) }, layout: layout, cacheSectors: fast.size.count, backingSectors: backing.size.count)
         superblock.backing.kind = DeviceIdentity.Kind.simulated.rawValue
         superblock.backing.name = backing.name
         superblock.state = .inUse
