@@ -40,6 +40,12 @@ struct SSDCacheFormatTests {
         #expect(found == expected)
     }
 
+    @Test func addressOfASector() throws {
+        #expect(SSDCachePlacement(buckets: 512).first(1_000_003 / 256) == 322)
+        let layout = try #require(SSDCacheLayout(blockSectors: 256, buckets: 512))
+        #expect((layout.dataOffset(slot: 322 * 16 + 5) - layout.dataOffset) / 512 + 67 == 1_320_259)
+    }
+
     @Test("D-30: no power of two is needed", arguments: [1, 3, 31, 1000] as [UInt64])
     func anyNumberOfBuckets(buckets: UInt64) {
         let placement = SSDCachePlacement(buckets: buckets)
