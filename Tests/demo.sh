@@ -38,7 +38,6 @@ say "Change the mode of the running volume: load, then swap"
 run cairn load fast --table "0 $S ssdcache backing.img cache.img blocksize 256 readcache"
 run cairn resume fast
 run cairn table fast
-run cairn message fast 0 hello || echo "(ssdcache takes no messages yet)"
 
 say "Stop the engine; everything is on disk"
 run cairn remove fast
@@ -53,6 +52,20 @@ run cairn status fast
 hits=$(cairn status fast | sed -n 's/.*clean \([0-9]*\) .*/\1/p')
 [ "$hits" -gt 0 ] || { echo "no read came from the cache"; exit 1; }
 echo "$hits reads came from the cache"
+
+say "Write-back: the writes stay in the cache until somebody asks, or nobody works"
+run cairn message fast 0 mode writeback
+run cairn message fast 0 clean_idle 3600000
+head -c 16M /dev/urandom > new.img
+run nbdcopy --flush new.img "$(cairn info -c --noheadings -o uri fast)"
+run cairn status --target ssdcache fast
+cmp -s -n $((16 << 20)) new.img backing.img && { echo "the backing has it already?"; exit 1; }
+run kill -9 "$(cairn info -c --noheadings -o pid fast)"
+sleep 0.2
+echo "0 $S linear backing.img 0" | cairn create plain || echo "(refused, as it should be: the backing alone is old)"
+run cairn create fast --table "0 $S ssdcache backing.img cache.img blocksize 256 writeback"
+run cairn uncache fast
+cmp -n $((16 << 20)) new.img backing.img && echo "same data, now in the backing alone"
 run cairn remove fast
 run cairn engine stop
 say "Done; the temporary directory goes away"
