@@ -338,7 +338,9 @@ package final class ReferenceTinyLFU: ReferencePolicy {
     }
 }
 
-package let referencePolicies: [any ReferencePolicy.Type] = [
-    ReferenceLRU.self, ReferenceLFU.self, ReferenceSLRU.self, Reference2Q.self, ReferenceARC.self, ReferenceS3FIFO.self,
-    ReferenceTinyLFU.self,
-]
+package var referencePolicies: [any ReferencePolicy.Type] {
+    [
+        ReferenceLRU.self, ReferenceLFU.self, ReferenceSLRU.self, Reference2Q.self, ReferenceARC.self, ReferenceS3FIFO.self,
+        ReferenceTinyLFU.self,
+    ]
+}

@@ -36,6 +36,9 @@ public final class Engine {
     public internal(set) var volumes: [Volume] = []
     var devices: [LowerDevice?] = []
     var slots = TargetSlots()
+    /// Jobs for the host's workers; answer with `jobFinished`.
+    public var jobRequests = Deque<JobRequest>()
+    var jobs = Pool<JobRecord>(capacity: 64, blank: JobRecord())
     var requests = Pool<RequestRecord>(capacity: 1024, blank: RequestRecord())
     var pieces = Pool<PieceRecord>(capacity: 2048, blank: PieceRecord())
     var work = Deque<Work>()
@@ -114,6 +117,7 @@ public final class Engine {
         case .again(let handle): callTarget(handle) { $0.again(now: $1, into: &$2) }
         case .timer(let handle, let slot): callTarget(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
         case .step(let volume): step(volume)
+        case .job(let cookie, let result): endJob(cookie, result)
         case .recorded(let handle, let device, let status):
             callTarget(handle) { $0.recorded(device, status, now: $1, into: &$2) }
         case .identified(let handle, let device, let identity):
@@ -142,6 +146,7 @@ public final class Engine {
             case .event: raiseEvent(slot.table.volume, "target event")
             case .identify(let device): requestIdentity(handle, device)
             case .record(let device, let record): requestRecord(handle, device, record)
+            case .run(let job, let token): startJob(job, token, handle)
             case .phaseDone: phaseEnded(slot.table, nil, slot.target.typeName)
             case .phaseFailed(let error): phaseEnded(slot.table, error, slot.target.typeName)
             case .again: work.append(.again(handle))
@@ -210,6 +215,7 @@ enum Work {
     case step(Volume)
     case identified(UInt32, DeviceID, DeviceIdentity)
     case recorded(UInt32, DeviceID, IOStatus)
+    case job(UInt32, UInt64)
 }
 
 /// The end of a control operation that was started with a ticket.

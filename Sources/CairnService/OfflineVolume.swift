@@ -159,6 +159,7 @@ package final class OfflineVolume {
                     target: question.target, device: question.device,
                     identity: DeviceOpener.identify(host.file, host.facts.identity))
             }
+            while let job = engine.jobRequests.popFirst() { engine.jobFinished(job.cookie, job.carryOut()) }
             while let request = engine.recordRequests.popFirst() {
                 moved = true
                 engine.recorded(target: request.target, device: request.device, status: remember(request.record, request.host))

@@ -63,6 +63,8 @@ final class Reactor {
     /// Extra exports of one volume on a listener of its own are all under their names: every listener serves all.
     var stopped = false
     /// Has a target's record stored, on another thread.
+    /// Starts a job on a thread of the service; its result is posted.
+    var carryOut: (JobRequest) -> Void = { _ in }
     var remember: ((target: UInt32, device: DeviceID, host: UInt32, record: BackingRecord), Reactor) -> Void = { _, _ in }
     let limits = NBDLimits()
     private var gathered: [UnsafeRawBufferPointer] = []
@@ -163,6 +165,7 @@ final class Reactor {
                 }
             }
             while let request = engine.recordRequests.popFirst() { remember(request, self) }
+            while let job = engine.jobRequests.popFirst() { carryOut(job) }
             drainControl()
         }
     }

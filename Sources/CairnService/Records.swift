@@ -26,4 +26,12 @@ extension Service {
             self.post { $0.engine.recorded(target: target, device: device, status: answer) }
         }
     }
+
+    /// A job on a thread of its own: they are rare and long.
+    func carryOut(_ job: JobRequest) {
+        startThread {
+            let result = job.carryOut()
+            self.post { $0.engine.jobFinished(job.cookie, result) }
+        }
+    }
 }

@@ -44,6 +44,7 @@ package final class Service: @unchecked Sendable {
             let lock = try directory.lock()
             let service = try Service(options)
             service.reactor.remember = { [unowned service] in service.remember($0, $1) }
+            service.reactor.carryOut = { [unowned service] in service.carryOut($0) }
             protectFromMemoryPressure()
             let control = try Sockets.listenUnix(directory.socket, mode: options.group == nil ? 0o600 : 0o660)
             try service.listen("unix:" + directory.nbdSocket)

@@ -40,6 +40,7 @@ package final class SimHost {
     private var random: SimRandom
     private var pending: [Pending] = []
     private var stuck: [Pending] = []
+    private var jobs: [(request: JobRequest, due: Nanoseconds)] = []
     private var requests: [UInt64: ClientRequest] = [:]
     private var statuses: [UInt64: IOStatus] = [:]
     private var readData: [UInt64: [UInt8]] = [:]
@@ -119,6 +120,9 @@ package final class SimHost {
                 target: question.target, device: question.device, identity: disks[Int(question.host)].facts.identity)
             fed = true
         }
+        while let job = engine.jobRequests.popFirst() {
+            jobs.append((job, now + Nanoseconds(random.below(200_000))))
+        }
         while let request = engine.recordRequests.popFirst() {
             records[disks[Int(request.host)].name] = request.record
             engine.recorded(target: request.target, device: request.device, status: recordStatus)
@@ -162,9 +166,23 @@ package final class SimHost {
         arena.release(request.buffer)
     }
 
-    /// One thing happens: the next operation ends or the next deadline comes. False when nothing ever will.
+    /// The job that ends next, if it does so before anything else and not after `limit`.
+    private func endJob(notAfter limit: Nanoseconds) -> Bool {
+        guard let next = jobs.indices.min(by: { jobs[$0].due < jobs[$1].due }) else { return false }
+        let due = jobs[next].due
+        if due > limit || pending.contains(where: { $0.due < due }) || engine.nextDeadline.map({ $0 < due }) ?? false { return false }
+        let job = jobs.remove(at: next).request
+        now = max(now, due)
+        engine.advance(to: now)
+        engine.jobFinished(job.cookie, job.carryOut())
+        settle()
+        return true
+    }
+
+    /// One thing happens: the next operation or job ends or the next deadline comes. False when nothing ever will.
     package func step(notAfter limit: Nanoseconds) -> Bool {
         settle()
+        if endJob(notAfter: limit) { return true }
         let next = pending.indices.min { (pending[$0].due, pending[$0].lot) < (pending[$1].due, pending[$1].lot) }
         if let deadline = engine.nextDeadline, next.map({ deadline <= pending[$0].due }) ?? true {
             if deadline > limit { return false }
@@ -234,6 +252,7 @@ package final class SimHost {
     private func restart() {
         pending.removeAll()
         stuck.removeAll()
+        jobs.removeAll()
         requests.removeAll()
         results.removeAll()
         arena = BufferArena(bytes: arenaBytes)

@@ -222,6 +222,10 @@ final class FileStage: Stage {
                     target: question.target, device: question.device,
                     identity: DeviceOpener.identify(host.file, host.facts.identity))
             }
+            while let job = engine.jobRequests.popFirst() {
+                moved = true
+                engine.jobFinished(job.cookie, job.carryOut())
+            }
             while let request = engine.recordRequests.popFirst() {
                 moved = true
                 guard let host = hosts[Int(request.host)] else { preconditionFailure("record of a closed device") }

@@ -19,6 +19,8 @@ public enum Action {
     case identify(DeviceID)
     /// Remember, durably and outside of the device, what a cache holds of it; the answer goes to `Target.recorded`.
     case record(DeviceID, BackingRecord)
+    /// Carry out a job; the result goes to `Target.finished` with the token. The buffer is lent until then.
+    case run(Job, token: UInt64)
     /// The phase begun with `Target.begin` has ended.
     case phaseDone
     /// The phase failed, with a sentence for the admin.

@@ -83,6 +83,8 @@ open class Target {
     open func identified(_ device: DeviceID, _ identity: DeviceIdentity, now: Nanoseconds, into actions: inout ActionList) {}
     /// The answer to `.record`.
     open func recorded(_ device: DeviceID, _ status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {}
+    /// The result of `.run`: a checksum.
+    open func finished(job token: UInt64, result: UInt64, now: Nanoseconds, into actions: inout ActionList) {}
     /// I/O of the table was abandoned in flight: this target is called for `succeed` only, and its actions are not carried out.
     /// Of its own I/O below nobody knows how much was or will be done, but it is done before anything of its successor's.
     open func abandoned() {}

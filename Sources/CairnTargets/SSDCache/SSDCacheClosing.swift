@@ -58,22 +58,21 @@ extension SSDCacheTarget {
     }
 
     func closingDone(_ tag: UInt64, _ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        defer { giveBack(operation.buffer) }
-        guard let c = closing else { return }
-        if !status.isOK {
+        guard let c = closing, status.isOK, c.step == .facts else {
+            giveBack(operation.buffer)
+            if status.isOK || closing == nil { return }
             return endClosing(TargetError("closing the cache failed (errno \(status.errno))", status: status), &actions)
         }
+        sum(operation.buffer, Token.make(Token.closing, tag), &actions)
+    }
+
+    func closingSummed(_ tag: UInt64, _ sum: UInt32, _ actions: inout ActionList) {
+        guard let c = closing, c.step == .facts else { return }
+        if tag == 0 { closing?.firstMiB = sum } else { closing?.lastMiB = sum }
         closing?.pending -= 1
-        switch c.step {
-        case .facts:
-            let crc = crc32c(UnsafeRawBufferPointer(arena.bytes(operation.buffer)))
-            if tag == 0 { closing?.firstMiB = crc } else { closing?.lastMiB = crc }
-            if closing?.pending == 0 {
-                closing?.step = .identity
-                emit(.identify(backing.id), &actions)
-            }
-        case .committing, .identity, .updating: break
-        }
+        if c.pending > 1 { return }
+        closing?.step = .identity
+        emit(.identify(backing.id), &actions)
     }
 
     func closingIdentified(_ identity: DeviceIdentity, _ now: Nanoseconds, _ actions: inout ActionList) {

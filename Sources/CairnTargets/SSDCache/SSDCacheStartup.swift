@@ -52,7 +52,8 @@ extension SSDCacheTarget {
     func startupRead(
         _ tag: UInt64, _ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList
     ) {
-        defer { if operation.operation == .read { giveBack(operation.buffer) } }
+        var isLent = operation.operation == .read
+        defer { if isLent { giveBack(operation.buffer) } }
         guard var s = startup else { return }
         if !status.isOK {
             let what = operation.operation == .read ? "reading" : "writing"
@@ -69,9 +70,10 @@ extension SSDCacheTarget {
             startup = s
             if s.pending == 0 { superblocksRead(now, &actions) }
         case .closeFacts:
-            if tag == 0 { s.firstMiB = crc32c(bytes) } else { s.lastMiB = crc32c(bytes) }
+            s.pending += 1  // the sum, too, must come
             startup = s
-            if s.pending == 0 { compareCloseFacts(now, &actions) }
+            isLent = false
+            sum(operation.buffer, Token.make(Token.startup, tag), &actions)
         case .bitmap:
             bitmapRead(bytes, s.at)
             startup?.at += 1
@@ -202,6 +204,13 @@ extension SSDCacheTarget {
         let end = Sectors(superblock.backingSectors).bytes.count, length = min(end, 1 << 20)
         read(backing.id, 0, length, 0, &actions)
         if startup != nil { read(backing.id, end - length, length, 1, &actions) }
+    }
+
+    func startupSummed(_ tag: UInt64, _ sum: UInt32, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let s = startup, s.step == .closeFacts else { return }
+        if tag == 0 { startup?.firstMiB = sum } else { startup?.lastMiB = sum }
+        startup?.pending -= 1
+        if s.pending == 1 { compareCloseFacts(now, &actions) }
     }
 
     private func compareCloseFacts(_ now: Nanoseconds, _ actions: inout ActionList) {

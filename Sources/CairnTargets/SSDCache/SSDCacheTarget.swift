@@ -90,6 +90,7 @@ package final class SSDCacheTarget: Target {
     private var refusal: TargetError?
     /// Buffers of reads and writes of the superblocks, the tables and the backing's ends.
     private var borrowed: [Buffer] = []
+    private var summing: [(token: UInt64, buffer: Buffer)] = []
 
     // Flushes
     var flushes: [SSDCacheFlush] = []
@@ -230,6 +231,19 @@ package final class SSDCacheTarget: Target {
         case Token.startup: startupRead(value, operation, status, now, &actions)
         default: closingDone(value, operation, status, now, &actions)
         }
+        settle(now, &actions)
+    }
+
+    /// Checksum a borrowed buffer: a MiB takes long enough to be a job.
+    func sum(_ buffer: Buffer, _ token: UInt64, _ actions: inout ActionList) {
+        summing.append((token, buffer))
+        emit(.run(.crc32c(buffer), token: token), &actions)
+    }
+    package override func finished(job token: UInt64, result: UInt64, now: Nanoseconds, into actions: inout ActionList) {
+        guard let at = summing.firstIndex(where: { $0.token == token }) else { return }
+        giveBack(summing.remove(at: at).buffer)
+        let tag = token & (1 << 56 - 1), sum = UInt32(truncatingIfNeeded: result)
+        if token >> 56 == Token.startup { startupSummed(tag, sum, now, &actions) } else { closingSummed(tag, sum, &actions) }
         settle(now, &actions)
     }
 
