@@ -168,6 +168,14 @@ extension Engine {
         if volume.openCount > 0 && transition.stage == .start {
             return finish(volume, TargetError(whoHasOpen(volume), status: .busy))
         }
+        if transition.stage == .start, volume.isSuspended, let live = volume.live, live.targets.contains(where: \.holdsAnswers) {
+            return resumeLive(volume, live, as: .waking)
+        }
+        if transition.stage == .waking {
+            if !awake(volume) { return }
+            volume.state = .active  // and the gate stays closed
+            volume.transition?.stage = .start
+        }
         if !volume.isSuspended && !stepSuspend(volume) { return }
         if let error = volume.transition?.error, transition.stage != .rollback {
             // Not everything is on disk: keep the volume, so that the admin can act.
@@ -178,6 +186,18 @@ extension Engine {
         }
         destroyVolume(volume)
         finish(volume, nil)
+    }
+
+    /// A remove of a volume that was suspended without flushing: its table has begun again, to be suspended as it should be.
+    private func awake(_ volume: Volume) -> Bool {
+        guard let live = volume.live else { return true }
+        if live.phaseOutstanding == 0 && live.phaseError == nil { return true }
+        if live.phaseOutstanding > 0 {
+            if !deadlinePassed(volume) { return false }
+            crash(live)
+        }
+        finish(volume, live.phaseError ?? Self.givenUp)
+        return false
     }
 
     private func destroyVolume(_ volume: Volume) {
@@ -222,7 +242,7 @@ extension Engine {
             }
             if live.phaseError == nil { release(volume) }
             finish(volume, transition.error ?? live.phaseError)
-        case .opening: break
+        case .opening, .waking: break
         }
     }
 
@@ -242,7 +262,7 @@ extension Engine {
         return nil
     }
 
-    private func resumeLive(_ volume: Volume, _ live: Table) {
+    private func resumeLive(_ volume: Volume, _ live: Table, as stage: Transition.Stage = .rollback) {
         var table = live
         if live.crashed {
             do throws(TargetError) {
@@ -253,7 +273,7 @@ extension Engine {
                 notices.append("\(volume.name): suspended without flushing while I/O was in flight below; its targets start anew")
             } catch { return finish(volume, volume.transition?.error ?? error) }
         }
-        volume.transition?.stage = .rollback
+        volume.transition?.stage = stage
         beginPhase(.preresume, table)
     }
 

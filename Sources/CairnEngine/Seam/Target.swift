@@ -97,6 +97,8 @@ open class Target {
 
     // MARK: Questions
 
+    /// Suspended without flushing, or in vain: answered data stands only in memory. A remove has it written out first.
+    open var holdsAnswers: Bool { false }
     /// A message's words, without the sector. The reply is printed with one newline; nil prints nothing.
     open func message(_ words: [String], now: Nanoseconds, into actions: inout ActionList) throws(TargetError) -> String? {
         throw TargetError("Target type does not support messages")

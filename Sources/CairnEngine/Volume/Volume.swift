@@ -65,7 +65,7 @@ public final class Volume {
 /// A control operation on a volume that takes more than one step. One at a time per volume; others wait in order.
 struct Transition {
     enum Kind { case load, suspend, resume, remove }
-    enum Stage { case start, opening, presuspend, draining, flushing, postsuspend, preresume, rollback }
+    enum Stage { case start, opening, presuspend, draining, flushing, postsuspend, preresume, rollback, waking }
     var kind: Kind
     var ticket: UInt64
     var noflush: Bool

@@ -92,6 +92,8 @@ extension SSDCacheTarget {
 
     private func endClosing(_ error: TargetError?, _ actions: inout ActionList) {
         closing = nil
+        // Not all of it is on disk: whoever resumes goes on with what is in memory, like after a suspend without flushing.
+        if error != nil && superblock?.state == .inUse { heldInMemory = true }
         if let error { emit(.phaseFailed(error), &actions) } else { emit(.phaseDone, &actions) }
     }
 }

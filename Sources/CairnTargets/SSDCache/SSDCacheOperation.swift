@@ -392,11 +392,12 @@ extension SSDCacheTarget {
     /// The write goes to the slot only. Until it has ended the slot's clean sectors in its range count for nothing.
     private func startWriteBack(_ id: Int32, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
         let op = ops[Int(id)]
-        slots.clearClean(slot, op.first, op.count)
+        // A commit under way may have taken these sectors for clean: it must not clear the page's doubt.
+        let forgot = slots.clearClean(slot, op.first, op.count)
         slots.references[slot] += 1
         ops[Int(id)].slot = Int32(slot)
         ops[Int(id)].leavesDirty = true
-        if needsMark(slot) { changed(slot) }
+        if forgot || needsMark(slot) { changed(slot) }
         mark(id, now, &actions)
     }
 

@@ -121,11 +121,15 @@ final class SSDCacheSlots {
         setClean(slot, first, count)
         for word in (first / 64)...((first + count - 1) / 64) where word < words { valid[slot * words + word] &= ~mask(word, first, count) }
     }
-    /// Forget those of these sectors that are not dirty.
-    func clearClean(_ slot: Int, _ first: Int, _ count: Int) {
+    /// Forget those of these sectors that are not dirty. True when there were some.
+    @discardableResult func clearClean(_ slot: Int, _ first: Int, _ count: Int) -> Bool {
+        var gone: UInt64 = 0
         for word in (first / 64)...((first + count - 1) / 64) where word < words {
-            valid[slot * words + word] &= ~mask(word, first, count) | dirty[slot * words + word]
+            let at = slot * words + word, clean = valid[at] & ~dirty[at] & mask(word, first, count)
+            gone |= clean
+            valid[at] &= ~clean
         }
+        return gone != 0
     }
     func hasDirty(_ slot: Int, _ first: Int, _ count: Int) -> Bool {
         if !isDirty(slot) { return false }

@@ -87,12 +87,14 @@ extension SSDCacheTarget {
         }
     }
 
+    static func updateFailed(_ step: SSDCacheSuperblockUpdate.Step, _ status: IOStatus) -> TargetError {
+        let what = step == .recording ? "remembering the cache in the state directory" : "writing the cache's superblock"
+        return TargetError("\(what) failed (errno \(status.errno))", status: status)
+    }
+
     /// The superblock says "in use", and the record is made.
     func started(_ step: SSDCacheSuperblockUpdate.Step, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        if !status.isOK {
-            let what = step == .recording ? "remembering the cache in the state directory" : "writing the cache's superblock"
-            return fail(TargetError("\(what) failed (errno \(status.errno))", status: status), &actions)
-        }
+        if !status.isOK { return fail(Self.updateFailed(step, status), &actions) }
         if markPages.isEmpty { return startupMarked(.ok, now, &actions) }
         startup?.step = .marking
         markQueue.append(.startup)

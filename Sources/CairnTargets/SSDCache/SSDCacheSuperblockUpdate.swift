@@ -6,7 +6,8 @@ import CairnFormats
 /// leaves one good copy, and the higher sequence counts. A record that says "maybe dirty" is made before the first dirty
 /// sector, one that says "not dirty" after the last one is gone: too many, never too few.
 struct SSDCacheSuperblockUpdate {
-    enum Purpose { case start, growth, close, mode(SSDCacheSettings.Mode) }
+    /// `inherit`: a table goes on from memory whose settings the disk does not know; what the superblock said before.
+    enum Purpose { case start, growth, close, mode(SSDCacheSettings.Mode), inherit(SSDCacheSuperblock) }
     enum Step { case writeB, flushB, writeA, flushA, recording }
     let purpose: Purpose
     var step = Step.writeB
@@ -59,7 +60,12 @@ extension SSDCacheTarget {
         case .growth: epochRaised(status, now, &actions)
         case .close: closed(done.step, status, &actions)
         case .mode(let mode):
-            if status.isOK { settings.mode = mode } else { emit(.event, &actions) }
+            if status.isOK { return settings.mode = mode }
+            // The disk or the record may not know yet: the next try must not rely on them.
+            superblock?.mayBeDirty = false
+            superblock?.mode = settings.mode.rawValue
+            emit(.event, &actions)
+        case .inherit(let before): inherited(before, done.step, status, now, &actions)
         }
     }
 }

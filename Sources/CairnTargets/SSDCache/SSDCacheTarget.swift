@@ -255,7 +255,7 @@ package final class SSDCacheTarget: Target {
         }
         commitArmed = false
         commitPace.tick()
-        if !suspending || closing != nil { startCommit(now, &actions) }
+        if !suspending || closing != nil || !flushes.isEmpty { startCommit(now, &actions) }
         startMarkRound(now, &actions)
         settle(now, &actions)
     }
@@ -310,6 +310,33 @@ package final class SSDCacheTarget: Target {
 
     /// A suspend without flushing has ended: nothing on disk is newer than what is in memory.
     private func continueFromMemory(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let before = superblock else { return }
+        let mayBeDirty = before.mayBeDirty || settings.mode == .writeback, associativity = UInt16(settings.associativity)
+        // The mode is only information; without need no I/O, for the device may still hang.
+        if before.mayBeDirty == mayBeDirty && before.associativity == associativity { return goOn(now, &actions) }
+        superblock?.mayBeDirty = mayBeDirty
+        superblock?.associativity = associativity
+        superblock?.mode = settings.mode.rawValue
+        updateSuperblock(for: .inherit(before), now, &actions)
+    }
+
+    /// The disk and the record know the settings of the table that goes on, or still those of the one before.
+    func inherited(
+        _ before: SSDCacheSuperblock, _ step: SSDCacheSuperblockUpdate.Step, _ status: IOStatus, _ now: Nanoseconds,
+        _ actions: inout ActionList
+    ) {
+        if status.isOK { return goOn(now, &actions) }
+        revert(before)
+        emit(.phaseFailed(Self.updateFailed(step, status)), &actions)
+    }
+
+    private func revert(_ before: SSDCacheSuperblock) {
+        let sequence = superblock?.sequence ?? before.sequence
+        superblock = before
+        superblock?.sequence = sequence
+    }
+
+    private func goOn(_ now: Nanoseconds, _ actions: inout ActionList) {
         heldInMemory = false
         suspending = false
         commitArmed = false
@@ -321,8 +348,13 @@ package final class SSDCacheTarget: Target {
 
     /// What is in memory stays true: it never claims more than the disk has, and calls nothing done that is under way.
     package override func abandoned() {
+        if case .inherit(let before)? = update?.purpose {
+            revert(before)
+            update = nil
+        }
         heldInMemory = superblock?.state == .inUse && startup == nil && update == nil && alone == nil
     }
+    package override var holdsAnswers: Bool { heldInMemory && !backingIsAll }
 
     package override func succeed(_ predecessor: Target) {
         guard let old = predecessor as? SSDCacheTarget, old.heldInMemory, old.cache.id == cache.id else { return }
