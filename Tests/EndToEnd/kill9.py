@@ -2,7 +2,17 @@ import nbd,os,random,subprocess,sys,time,signal
 seed=int(sys.argv[1]); rounds=int(sys.argv[2]); mode=sys.argv[3]; C=sys.argv[4]
 rnd=random.Random(seed)
 B=4096; N=16*1024*1024//B
-def cairn(*a): return subprocess.run([C,*a],check=True,capture_output=True,text=True).stdout.strip()
+def cairn(*a):
+    p=subprocess.run([C,*a],capture_output=True,text=True)
+    if p.returncode: print("FAILED seed",seed,a,p.stderr); sys.exit(1)
+    return p.stdout.strip()
+def gone(pid):
+    # Its locks go with it, which may take a moment on a busy machine.
+    for _ in range(1000):
+        try: state=open("/proc/%d/stat"%pid).read().rsplit(")",1)[1].split()[0]
+        except OSError: return
+        if state=="Z": return
+        time.sleep(0.01)
 d=os.getcwd()
 def sh(x): subprocess.run(x,shell=True,check=True)
 sh("truncate -s 16M backing.img; truncate -s 8M cache.img")
@@ -42,12 +52,11 @@ for r in range(rounds):
         else:
             got=bytes(h.pread(B,i*B))
             if got!=block(i,maybe[i][-1]): print("STALE READ seed",seed,"round",r,"block",i,maybe[i][-5:],got[:40]); sys.exit(1)
-    os.kill(pid,signal.SIGKILL)
+    os.kill(pid,signal.SIGKILL); gone(pid)
     # SIGKILL loses nothing answered, for the page cache lives. In write-back an answered write that was not flushed may be lost:
     # its data stands in the cache, the entry that says so was still in memory.
     if mode!="writeback":
         for j in range(N): maybe[j]=[maybe[j][-1]]
     try: h.close()
     except: pass
-    time.sleep(0.05)
 print("ok seed",seed,"rounds",rounds,"writes",ver,"hits",hits)
