@@ -148,4 +148,14 @@ struct SSDCacheHandoverTests {
         try stage.host.remove(volume)
         #expect(all(stage, try stage.open(), 0, 8, are: 2))
     }
+
+    @Test("another successor than the same cache gives up what is only in memory, and it is said", arguments: [false, true])
+    func otherSuccessor(same: Bool) throws {
+        let (stage, volume) = try open("writeback")
+        #expect(stage.host.write(volume, 0, content(0, 8, 2)).isOK)
+        try stage.host.suspend(volume, noflush: true)
+        try stage.host.reload(volume, same ? stage.line("writethrough") : "0 \(Stage.backingSectors) zero")
+        #expect(stage.host.notices.contains { $0.contains("only in memory") } == !same)
+        #expect(all(stage, volume, 0, 8, are: same ? 2 : 0))
+    }
 }
