@@ -285,6 +285,11 @@ extension Engine {
         if let live = volume.live {
             for (new, old) in zip(table.targets, live.targets) where new.start == old.start { new.succeed(old) }
         }
+        // Whoever takes over what was only in memory holds it now; the rest is lost when the new table runs.
+        volume.transition?.givesUp =
+            volume.live?.targets.contains { old in
+                old.holdsAnswers && !table.targets.contains { $0.start == old.start && $0.holdsAnswers }
+            } ?? false
         volume.transition?.stage = .preresume
         beginPhase(.preresume, table)
     }
@@ -314,6 +319,10 @@ extension Engine {
         let old = volume.live
         volume.live = table
         if let old { destroy(old) }
+        if transition.givesUp {
+            notices.append(
+                "\(volume.name): what the table before held only in memory (it was suspended without flushing) is lost, as in a crash")
+        }
         release(volume)
         finish(volume, nil)
     }

@@ -70,6 +70,8 @@ struct Transition {
     var ticket: UInt64
     var noflush: Bool
     var stage = Stage.start
+    /// The new table does not take over what the old one holds only in memory.
+    var givesUp = false
     /// The table being opened (load) or activated (resume).
     var table: Table?
     /// What the answer will be.

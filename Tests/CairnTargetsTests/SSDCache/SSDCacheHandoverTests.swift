@@ -107,12 +107,9 @@ struct SSDCacheHandoverTests {
         stage.host.run(for: .milliseconds(5))
         #expect(stage.host.stuckCount == 1)
         stage.fast.faults = []
-        stage.holdSlots(.write)
         let writing = stage.host.submit(.write, to: first, 0, data: content(0, 8, 2))
-        stage.rest()
-        stage.host.releaseStuck()  // the flush ends, then the write
+        stage.host.releaseStuck()  // the flush ends at once, the write takes its time
         #expect(stage.host.answer(writing).isOK)
-        stage.fast.faults = []
         stage.host.run(for: .milliseconds(5))  // the doubt bit is cleared, no other commit has begun
         stage.host.kill()
         let volume = try stage.open()
@@ -150,5 +147,15 @@ struct SSDCacheHandoverTests {
         stage.release()
         try stage.host.remove(volume)
         #expect(all(stage, try stage.open(), 0, 8, are: 2))
+    }
+
+    @Test("another successor than the same cache gives up what is only in memory, and it is said", arguments: [false, true])
+    func otherSuccessor(same: Bool) throws {
+        let (stage, volume) = try open("writeback")
+        #expect(stage.host.write(volume, 0, content(0, 8, 2)).isOK)
+        try stage.host.suspend(volume, noflush: true)
+        try stage.host.reload(volume, same ? stage.line("writethrough") : "0 \(Stage.backingSectors) zero")
+        #expect(stage.host.notices.contains { $0.contains("only in memory") } == !same)
+        #expect(all(stage, volume, 0, 8, are: same ? 2 : 0))
     }
 }
