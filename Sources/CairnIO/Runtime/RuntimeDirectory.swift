@@ -121,6 +121,11 @@ package func readToEnd(_ fd: Int32, limit: Int = 65536) -> String {
     return String(decoding: bytes, as: UTF8.self)
 }
 
+/// It was started as /proc/self/exe; who looks for the holder of a lock should read the program's name.
+package func nameProcess() {
+    if let fd = try? openFile("/proc/self/comm", O_WRONLY) { _ = write(fd.raw, "cairn", 5) }
+}
+
 /// Keep the engine alive and its memory present where that is permitted: a filesystem may be mounted on its volumes.
 package func protectFromMemoryPressure() {
     // With a limit on locked memory every later allocation could fail: then rather not at all. 4: MCL_ONFAULT, without
