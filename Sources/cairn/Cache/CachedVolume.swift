@@ -106,7 +106,9 @@ enum CachedVolume {
         }
         let path = try path(word)
         let file: OwnedFD
-        do throws(SystemError) { file = try openFile(path, O_RDONLY) } catch { throw commandFailed(error.sentence) }
+        do throws(SystemError) { file = try openFile(path, O_RDONLY) } catch {
+            throw commandFailed("--cache \(word): \(error.sentence)", "Name a volume, a file or a block device.")
+        }
         let size = lseek(file.raw, 0, SEEK_END)
         if size < 512 { throw commandFailed("\(word) is empty (0 sectors).", "Give it its size first, with truncate for a file.") }
         return UInt64(size) / 512
@@ -115,7 +117,9 @@ enum CachedVolume {
     private static func superblock(_ word: String) throws(Exit) -> SSDCacheSuperblock {
         let path = try path(word)
         let fd: OwnedFD
-        do throws(SystemError) { fd = try openFile(path, O_RDONLY) } catch { throw commandFailed(error.sentence) }
+        do throws(SystemError) { fd = try openFile(path, O_RDONLY) } catch {
+            throw commandFailed("--cachedev \(word): \(error.sentence)", "Name a file or a block device that format-cache has formatted.")
+        }
         do throws(DecodeError) { return try CacheReader.superblock(fd.raw) } catch {
             let format = "cairn format-cache --target ssdcache --backing ORIGIN \(word)"
             let hint =
