@@ -208,11 +208,16 @@ extension Service {
                 reactor.closeListener(listener)
                 return true
             }
-            if !gone { throw ControlError(errno: ENOENT, reason: "nothing listens on \(word)") }
+            if !gone {
+                throw ControlError(errno: ENOENT, reason: "nothing listens on \(word)", hint: "cairn engine status lists the listeners")
+            }
             return .object([])
         }
         let name = try? name(args)
-        if word == "unix:" + options.directory.nbdSocket { throw ControlError(errno: EBUSY, reason: "that is the engine's own socket") }
+        if word == "unix:" + options.directory.nbdSocket {
+            throw ControlError(
+                errno: EBUSY, reason: "that is the engine's own socket", hint: "all volumes are there already; choose another path")
+        }
         let refused = call { _ -> ControlError? in
             do throws(SystemError) { try self.listen(word) } catch { return ControlError(error) }
             return nil

@@ -45,6 +45,7 @@ package final class Service: @unchecked Sendable {
             let service = try Service(options)
             service.reactor.remember = { [unowned service] in service.remember($0, $1) }
             service.reactor.carryOut = { [unowned service] in service.carryOut($0) }
+            nameProcess()
             protectFromMemoryPressure()
             let control = try Sockets.listenUnix(directory.socket, mode: options.group == nil ? 0o600 : 0o660)
             try service.listen("unix:" + directory.nbdSocket)
@@ -135,7 +136,10 @@ package final class Service: @unchecked Sendable {
     func listen(_ word: String) throws(SystemError) -> String {
         if word.hasPrefix("unix:") {
             let path = String(word.dropFirst(5))
-            if Sockets.isAlive(path) { throw SystemError("somebody listens on \(path)", EADDRINUSE) }
+            if Sockets.isAlive(path) { throw SystemError("somebody listens on \(path); choose another path", EADDRINUSE) }
+            if path.isEmpty { throw SystemError("unix: needs a path behind it, unix:/run/cairn/my.sock", EINVAL) }
+            // A socket takes the place of what has its name: a file of somebody's must not go that way.
+            if !Sockets.mayReplace(path) { throw SystemError("\(path) exists and is no socket; remove it or choose another path", EEXIST) }
             let mode: UInt32 = options.group == nil ? 0o600 : 0o660
             let fd = try Sockets.listenUnix(path, mode: mode).take()
             try reactor.addListener(
@@ -144,7 +148,7 @@ package final class Service: @unchecked Sendable {
         }
         let parts = word.split(separator: ":", omittingEmptySubsequences: false)
         guard word.hasPrefix("tcp:"), parts.count >= 3, let port = parts.last, UInt16(port) != nil else {
-            throw SystemError("\(word) is not unix:PATH or tcp:HOST:PORT", EINVAL)
+            throw SystemError("\(word) is not unix:PATH or tcp:HOST:PORT (PORT is 0 to 65535)", EINVAL)
         }
         let host = parts[1..<(parts.count - 1)].joined(separator: ":")
         var bound: UInt16 = 0

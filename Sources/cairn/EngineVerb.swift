@@ -34,7 +34,7 @@ enum EngineVerb {
         options.listeners = arguments.all("nbd")
         options.ready = arguments["ready-fd"].flatMap(Int32.init)
         if let group = arguments["group"] {
-            guard let number = UInt32(group) else { throw wrong("--group takes a numeric group") }
+            guard let number = UInt32(group) else { throw wrong("--group takes a numeric group; getent group NAME tells it") }
             options.group = number
         }
         options.maximumVolumes = try number(arguments, "max-volumes", 1...65536, options.maximumVolumes)
@@ -66,7 +66,7 @@ enum EngineVerb {
         let link = try EngineLink(arguments)
         do throws(ControlError) {
             guard try link.call("engine-stop", .dictionary(["force": .bool(arguments.has("force"))])) != nil else {
-                Output.error("No engine is running.")
+                Output.error("No engine is running. cairn create starts one; --engine and --runtime-dir choose another.")
                 throw ControlError(errno: 0, reason: "")
             }
         } catch {
@@ -82,7 +82,7 @@ enum EngineVerb {
     private static func status(_ arguments: Arguments) throws(Exit) {
         let link = try EngineLink(arguments)
         guard let status = try own({ () throws(ControlError) in try link.call("engine-status") }) else {
-            Output.error("No engine is running.")
+            Output.error("No engine is running. cairn create starts one; --engine and --runtime-dir choose another.")
             throw Exit(status: 4)
         }
         if arguments.has("json") || arguments["options"] == "json" { return Output.out(status.text) }
@@ -101,7 +101,8 @@ enum EngineVerb {
 func own<R>(_ body: () throws(ControlError) -> R) throws(Exit) -> R {
     do throws(ControlError) { return try body() } catch {
         Output.error("cairn: \(errorText(error.errno)): \(error.reason)")
-        if !error.hint.isEmpty { Output.error(error.hint) }
+        let hint = error.hint.isEmpty && error.errno == ENXIO ? "cairn ls lists the volumes" : error.hint
+        if !hint.isEmpty { Output.error(hint) }
         throw Exit(status: error.errno == ENXIO ? 3 : error.errno == EBUSY || error.errno == EADDRINUSE ? 5 : 1)
     }
 }

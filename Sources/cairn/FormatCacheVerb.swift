@@ -3,6 +3,7 @@ import CairnCore
 import CairnEngine
 import CairnFormats
 import CairnIO
+import CairnOffline
 import Glibc
 
 /// `format-cache --target ssdcache --backing DEVICE [--blocksize N] [--assoc N] [--label TEXT] [--yes] [--force] CACHE`
@@ -13,16 +14,18 @@ enum FormatCacheVerb {
     static func run(_ arguments: Arguments) throws(Exit) {
         let target = arguments["target"] ?? ""
         guard target == "ssdcache" else {
-            throw wrong(target.isEmpty ? "format-cache needs --target ssdcache" : "format-cache does not know the target \"\(target)\"")
+            throw wrong(target.isEmpty ? "format-cache needs --target ssdcache" : "format-cache knows --target ssdcache, not \"\(target)\"")
         }
-        guard arguments.operands.count == 1 else { throw wrong("format-cache takes one cache device") }
+        guard arguments.operands.count == 1 else {
+            throw wrong("format-cache takes one cache device; cairn help format-cache tells the rest")
+        }
         guard arguments.all("backing").count == 1, let backingWord = arguments["backing"] else {
-            throw wrong("format-cache needs one --backing DEVICE")
+            throw wrong("format-cache needs one --backing DEVICE, which is to be cached")
         }
         let blockSectors = try number(arguments, "blocksize", 256)
         guard SSDCacheLayout.isBlockSize(blockSectors) else { throw wrong("--blocksize is a power of two, 1 to 256 sectors") }
         let associativity = try number(arguments, "assoc", 4)
-        guard associativity <= 64 else { throw wrong("--assoc is 0 to 64") }
+        guard associativity <= 64 else { throw wrong("--assoc is 0 to 64 additional buckets") }
         if let label = arguments["label"], label.utf8.count > 64 { throw wrong("--label has at most 64 bytes") }
         do throws(TargetError) {
             if let volume = try Backing(volume: arguments.operands[0], arguments) {
@@ -64,22 +67,34 @@ enum FormatCacheVerb {
         _ cache: borrowing OpenedDevice, _ backing: Backing, _ blockSectors: UInt64, _ associativity: UInt16, _ arguments: Arguments
     ) throws(TargetError) {
         let name = cache.facts.kernelName
-        if cache.key == backing.key { throw TargetError("the cache and the backing are the same device", status: .busy) }
+        if cache.key == backing.key {
+            throw TargetError("the cache and the backing are the same device", status: .busy, hint: "they must be two")
+        }
         if cache.facts.readOnly { throw TargetError("\(name) is read-only", status: .readOnly) }
-        if backing.size == .zero { throw TargetError("the backing device is empty (0 sectors)") }
+        if backing.size == .zero {
+            throw TargetError("the backing device is empty (0 sectors)", hint: "give it its size first, with truncate for a file")
+        }
         let logical = UInt64(max(cache.facts.limits.logicalBlock, backing.logicalBlock))
         if blockSectors * 512 < logical {
             throw TargetError("blocksize \(blockSectors) is smaller than the devices' logical block of \(logical) bytes")
         }
-        guard let layout = SSDCacheLayout(blockSectors: blockSectors, deviceBytes: cache.facts.size.bytes.count) else {
+        guard let whole = SSDCacheLayout(blockSectors: blockSectors, deviceBytes: cache.facts.size.bytes.count) else {
             let least = SSDCacheLayout(blockSectors: blockSectors, buckets: 1)?.totalBytes ?? 0
-            throw TargetError("\(name) is too small: \(cache.facts.size.count) sectors, at least \(least / 512) are needed")
+            throw TargetError(
+                "\(name) is too small: \(cache.facts.size.count) sectors, at least \(least / 512) are needed",
+                hint: "take a larger device, or a smaller --blocksize")
         }
+        let layout = try smaller(whole, arguments)
+        let uuid = try givenUUID(arguments)
         let state = try? StateDirectory()
         try refuseDirty(backing, state, arguments)
+        if arguments.has("no-act") || arguments.has("notable") {
+            return Output.out(
+                "\(name): would be formatted as ssdcache for \(backing.name): \(layout.slots) blocks of \(blockSectors) sectors.")
+        }
         try confirm(cache, arguments)
         var superblock = SSDCacheSuperblock(
-            uuid: newUUID(), layout: layout, cacheSectors: cache.facts.size.count, backingSectors: backing.size.count)
+            uuid: uuid ?? newUUID(), layout: layout, cacheSectors: cache.facts.size.count, backingSectors: backing.size.count)
         superblock.associativity = associativity
         superblock.label = arguments["label"] ?? ""
         let identity = backing.identity
@@ -101,6 +116,26 @@ enum FormatCacheVerb {
                 + "\(layout.slots) blocks of \(blockSectors) sectors, \(mib) MiB.")
     }
 
+    /// `--buckets`: fewer than the device has room for.
+    private static func smaller(_ whole: SSDCacheLayout, _ arguments: Arguments) throws(TargetError) -> SSDCacheLayout {
+        guard let text = arguments["buckets"] else { return whole }
+        guard let wanted = UInt64(text), wanted <= whole.buckets,
+            let layout = SSDCacheLayout(blockSectors: whole.blockSectors, buckets: wanted)
+        else {
+            throw TargetError(
+                "--buckets \(text) is no number from 1 to \(whole.buckets)", hint: "leave it out to use the whole device")
+        }
+        return layout
+    }
+
+    private static func givenUUID(_ arguments: Arguments) throws(TargetError) -> [UInt8]? {
+        guard let text = arguments["uuid"] else { return nil }
+        guard let given = SSDCacheSuperblock.uuid(text.lowercased()) else {
+            throw TargetError("\"\(text)\" is no uuid", hint: "one looks like 01234567-89ab-cdef-0123-456789abcdef")
+        }
+        return given
+    }
+
     /// A backing whose newest data is in a cache must not get another one, nor the same one anew.
     private static func refuseDirty(_ backing: Backing, _ state: StateDirectory?, _ arguments: Arguments) throws(TargetError) {
         if backing.identity.kind == .volume || arguments.has("force") { return }
@@ -116,7 +151,9 @@ enum FormatCacheVerb {
         let name = cache.facts.kernelName
         // --yes answers questions; this is none. A script that formats by habit must not throw away a cache in use.
         if let old = inUseCache(cache.fd.raw), !arguments.has("force") {
-            throw TargetError("\(name) is an ssdcache \(old)", status: .busy, hint: "--force formats it all the same")
+            throw TargetError(
+                "\(name) is an ssdcache \(old)", status: .busy,
+                hint: "cairn cache info tells more; --force formats it all the same, and what only it holds is lost")
         }
         let found: [Signature]
         do throws(SystemError) { found = try Signatures.list(cache.fd.raw) } catch { throw error.asTargetError }

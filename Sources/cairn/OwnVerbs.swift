@@ -5,7 +5,7 @@ import Glibc
 /// export, unexport, events.
 enum OwnVerbs {
     private static func noEngine() -> Exit {
-        Output.error("No engine is running.")
+        Output.error("No engine is running. cairn create starts one; --engine and --runtime-dir choose another.")
         return Exit(status: 4)
     }
 

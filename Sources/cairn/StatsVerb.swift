@@ -48,7 +48,7 @@ enum StatsVerb {
         for spec in specs.isEmpty ? [.object([])] : specs {
             let args = spec.adding("buckets", .bool(buckets))
             guard let answer = try own({ () throws(ControlError) in try link.call("stats", args) }) else {
-                Output.error("No engine is running.")
+                Output.error("No engine is running. cairn create starts one; --engine and --runtime-dir choose another.")
                 throw Exit(status: 4)
             }
             volumes += answer["volumes"]?.array ?? []

@@ -75,7 +75,7 @@ enum Usage {
             Verb(
                 "engine", "run | stop | status", "The process that holds the volumes.", "force nbd json " + engineOptions, own: true),
             Verb(
-                "format-cache", "CACHE_DEVICE...", "Write an empty cache onto a device.",
+                "format-cache", "CACHE_DEVICE", "Write an empty cache onto a device.",
                 "target backing blocksize assoc buckets uuid label force yes no-act", own: true),
             Verb(
                 "cache", "check | dump | flush | repair | set-uuid | info CACHE_DEVICE",

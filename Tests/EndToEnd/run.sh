@@ -472,6 +472,69 @@ test_cache_repair() {
     same "$(sha256sum c.img)" "$out"
 }
 
+# What is refused, and in which words: errors.txt.
+test_errors() { /usr/bin/python3 "$HERE/errors.py" "$CAIRN" "$HERE/errors.txt" || fail "see above"; }
+
+# Verbs, options, words and messages are in the manual; mandoc has nothing against it.
+test_manual() {
+    command -v mandoc > /dev/null || { echo "skipped: no mandoc"; return; }
+    /usr/bin/python3 "$HERE/documented.py" "$CAIRN" || fail "see above"
+}
+
+# make install puts the command, every page and the completions where they are looked for.
+test_install() {
+    local top=$HERE/../.. page shell
+    make -s -C "$top" -o build BIN="$CAIRN" DESTDIR="$PWD/x" PREFIX=/usr install || fail "make install"
+    cmp "$CAIRN" x/usr/sbin/cairn || fail "another command"
+    for page in "$top"/man/*; do
+        cmp "$page" "x/usr/share/man/man${page##*.}/$(basename "$page")" || fail "$page"
+    done
+    for shell in bash-completion/completions/cairn.bash zsh/site-functions/_cairn fish/vendor_completions.d/cairn.fish; do
+        cmp "$top/completions/$(basename $shell)" "x/usr/share/${shell%.bash}" || fail "$shell"
+    done
+    same "$(find x -type f | wc -l)" $(($(ls "$top"/man | wc -l) + 4))
+}
+
+# The examples of each page, run as one script where a page's examples follow from one another. cairn-cache(8) has a test of
+# its own, for each of its examples begins with a cache that a kill has left.
+test_man_examples() {
+    local page ran=0
+    for page in "$HERE"/../../man/*.[0-9]; do
+        local name; name=$(basename "$page")
+        case $name in
+        cairn-cache.8) continue ;;
+        cairn-json.5) command -v jq > /dev/null || { echo "skipped: no jq"; continue; } ;;
+        esac
+        mkdir "$name" || fail mkdir
+        (
+            cd "$name" && mkdir -m 700 rt st && export CAIRN_RUNTIME_DIR=$PWD/rt CAIRN_STATE_DIR=$PWD/st || exit 1
+            trap 'for engine in default lab; do cairn --engine $engine engine stop --force 2> /dev/null; done' EXIT
+            /usr/bin/python3 "$HERE/examples.py" "$page" > script || fail "$name has no examples"
+            example_scene "$name" || fail "the scene of $name: $(cat scene.log)"
+            mkdir bin; ln -s "$CAIRN" bin/cairn
+            export PATH=$PWD/bin:$PATH
+            timeout 60 bash -x script > out.log 2>&1 < /dev/null || fail "$name: $(tail -5 out.log)"
+        ) || fail "$name"
+        ran=$((ran + 1))
+    done
+    [ $ran -ge 15 ] || fail "only $ran pages"
+}
+# What a page takes for granted: devices, volumes, files; and what a test cannot have: a terminal, root's directories.
+example_scene() {
+    truncate -s 64M a.img b.img disk.img slow.img; truncate -s 16M fast.img
+    case $1 in
+    cairn-report.8 | cairn-json.5 | cairn-metrics.5 | cairn-ssdcache.5)
+        cairn format-cache --target ssdcache --backing slow.img --yes fast.img && cairn create fast --cache slow.img --cachedev fast.img --cachemode writeback ;;
+    esac > scene.log 2>&1 || return 1
+    case $1 in
+    cairn-ssdcache.5) cairn remove fast ;;
+    cairn-report.8) sed -i -e '/^cairn top$/d' -e 's/-n 10 -d 5/-n 1 -d 0.2/' -e 's/--interval 1$/--interval 0.2 --count 1/' script ;;
+    cairn-metrics.5) sed -i -e "s,/var/lib/prometheus,$PWD,g" -e '/^rate\|^histogram\|^ *rate\|^cairn_/d' script ;;
+    cairn.7) sed -i '/^nbd-client/d' script ;;
+    cairn-linear.7 | cairn-striped.7 | cairn-zero.7 | cairn-error.7 | cairn-delay.7 | cairn-flakey.7) echo 'cairn remove vol' >> script ;;
+    esac >> scene.log 2>&1
+}
+
 # The examples of cairn-cache(8), as they stand there.
 test_cache_man_examples() {
     truncate -s 16M disk.img; truncate -s 8M ssd.img

@@ -12,8 +12,12 @@ extension Engine {
     public func create(name: String, uuid: String = "", minor: UInt32? = nil) throws(TargetError) -> Volume {
         try checkName(name)
         try checkUUID(uuid)
-        if volume(named: name) != nil { throw TargetError("a volume named \(name) exists", status: .busy) }
-        if let other = volume(uuid: uuid) { throw TargetError("volume \(other.name) has this uuid", status: .busy) }
+        if volume(named: name) != nil {
+            throw TargetError("a volume named \(name) exists", status: .busy, hint: "take another name, or cairn remove \(name) first")
+        }
+        if let other = volume(uuid: uuid) {
+            throw TargetError("volume \(other.name) has this uuid", status: .busy, hint: "take another uuid")
+        }
         if volumes.count >= maximumVolumes {
             throw TargetError(
                 "this engine has its maximum of \(maximumVolumes) volumes", status: .noSpace, hint: "see cairn engine run --max-volumes")
@@ -21,7 +25,8 @@ extension Engine {
         let number: UInt32
         if let minor {
             if minor >= 1 << 20 || volume(minor: minor) != nil {
-                throw TargetError("minor \(minor) is taken or out of range", status: .noDevice)
+                throw TargetError(
+                    "minor \(minor) is taken or out of range", status: .noDevice, hint: "leave --minor out for the next free one")
             }
             number = minor
         } else {
@@ -85,9 +90,13 @@ extension Engine {
                 results.append(ControlResult(ticket: ticket, error: nil, event: 0))
                 return
             }
-            throw TargetError(whoHasOpen(volume), status: .busy)
+            throw isOpen(volume)
         }
         enqueue(Transition(kind: .remove, ticket: ticket, noflush: false), volume)
+    }
+
+    func isOpen(_ volume: Volume) -> TargetError {
+        TargetError(whoHasOpen(volume), status: .busy, hint: "close what uses it; remove --deferred waits for that")
     }
 
     func whoHasOpen(_ volume: Volume) -> String {
@@ -112,7 +121,8 @@ extension Engine {
         try checkName(name)
         if self.volume(named: name) != nil {
             throw TargetError(
-                "Unable to change name on mapped device \(volume.name) to one that already exists: \(name)", status: .busy)
+                "Unable to change name on mapped device \(volume.name) to one that already exists: \(name)", status: .busy,
+                hint: "cairn ls lists the names that are taken")
         }
         let old = volume.name
         volume.name = name
@@ -123,7 +133,8 @@ extension Engine {
         try checkUUID(uuid)
         if !volume.uuid.isEmpty {
             throw TargetError(
-                "Unable to change uuid of mapped device \(volume.name) to \(uuid) because uuid is already set to \(volume.uuid)")
+                "Unable to change uuid of mapped device \(volume.name) to \(uuid) because uuid is already set to \(volume.uuid)",
+                hint: "a uuid is set once; remove the volume and create it anew to change it")
         }
         if self.volume(uuid: uuid) != nil { throw TargetError("another volume has this uuid", status: .busy) }
         volume.uuid = uuid

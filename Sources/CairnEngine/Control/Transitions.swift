@@ -166,7 +166,7 @@ extension Engine {
 
     private func stepRemove(_ volume: Volume, _ transition: Transition) {
         if volume.openCount > 0 && transition.stage == .start {
-            return finish(volume, TargetError(whoHasOpen(volume), status: .busy))
+            return finish(volume, isOpen(volume))
         }
         if transition.stage == .start, volume.isSuspended, let live = volume.live, live.targets.contains(where: \.holdsAnswers) {
             return resumeLive(volume, live, as: .waking)

@@ -101,7 +101,7 @@ open class Target {
     open var holdsAnswers: Bool { false }
     /// A message's words, without the sector. The reply is printed with one newline; nil prints nothing.
     open func message(_ words: [String], now: Nanoseconds, into actions: inout ActionList) throws(TargetError) -> String? {
-        throw TargetError("Target type does not support messages")
+        throw TargetError("Target type does not support messages", hint: "cairn status shows what \(typeName) has to say")
     }
     /// STATUSTYPE_INFO, without start, length and type.
     open func status(_ name: (DeviceID) -> String) -> String { "" }

@@ -30,9 +30,13 @@ extension Engine {
     private func addTarget(
         _ line: TableLine, to table: Table, end: inout UInt64, catalog: @escaping DeviceCatalog
     ) throws(TargetError) {
-        if line.length == 0 { throw TargetError("zero-length target") }
+        if line.length == 0 {
+            throw TargetError("zero-length target", hint: "a line is START LENGTH TARGET WORDS, in sectors of 512 bytes")
+        }
         let (sum, overflow) = line.start.addingReportingOverflow(line.length)
-        if overflow || sum > Sectors.maximum.count { throw TargetError("too large device") }
+        if overflow || sum > Sectors.maximum.count {
+            throw TargetError("too large device", hint: "a volume has at most \(Sectors.maximum.count) sectors")
+        }
         guard let type = types.first(where: { $0.name == line.type }) else {
             throw TargetError("\(line.type): unknown target type", hint: "cairn targets lists the types that exist")
         }
@@ -48,7 +52,9 @@ extension Engine {
         ) { [self] (index) throws(TargetError) in
             let device = try self.lookUp(line.arguments[index], for: volume, exclusive: type.claimsDevices, catalog: catalog)
             if type.claimsDevices && taken.contains(where: { $0.device === device }) {
-                throw TargetError("Device lookup failed: \(device.tableWord) is named twice", status: .busy)
+                throw TargetError(
+                    "Device lookup failed: \(device.tableWord) is named twice", status: .busy,
+                    hint: "\(line.type) needs each device for itself")
             }
             if device.readOnly && !table.readOnly {
                 dropIfUnused(device)
@@ -67,7 +73,9 @@ extension Engine {
             target = try type.make(&context)
         } catch {
             table.uses += taken
-            throw TargetError("\(line.type): \(error.text)", status: error.status, hint: error.hint)
+            // The kernel's sentences say what is wrong, the page what would be right.
+            let hint = error.hint.isEmpty ? "cairn-\(line.type)(7) tells what the line takes" : error.hint
+            throw TargetError("\(line.type): \(error.text)", status: error.status, hint: hint)
         }
         table.uses += taken
         slots.insert(target, table)
@@ -84,13 +92,15 @@ extension Engine {
             device.record = record
         case .volume(let name):
             guard let below = self.volume(named: name) else {
-                throw TargetError("Device lookup failed: there is no volume \(name)", status: .noDevice)
+                throw TargetError("Device lookup failed: there is no volume \(name)", status: .noDevice, hint: "cairn ls lists them")
             }
             if below === volume && volume.live == nil {
                 throw TargetError("Device lookup failed: \(name) does not exist yet", status: .noEntry)
             }
             if below.dependsOn(volume) {
-                throw TargetError("Device lookup failed: \(name) stands on \(volume.name) itself", status: .invalid)
+                throw TargetError(
+                    "Device lookup failed: \(name) stands on \(volume.name) itself", status: .invalid,
+                    hint: "a volume cannot be below itself; cairn ls --tree shows who stands on whom")
             }
             device = volumeDevice(below)
             // Nobody remembers who wrote to a volume, or to what is below it, while no cache held it.
@@ -99,7 +109,9 @@ extension Engine {
         }
         if let refusal = device.refusal(for: volume, exclusive: exclusive) {
             dropIfUnused(device)
-            throw TargetError("Device lookup failed: \(refusal)", status: .busy)
+            throw TargetError(
+                "Device lookup failed: \(refusal)", status: .busy,
+                hint: "cairn ls --tree shows who uses it; take another device, or remove that volume first")
         }
         return device
     }
@@ -145,7 +157,8 @@ extension Engine {
             if size == .zero { continue }
             if range.start >= size || overflow || end > size.count {
                 throw TargetError(
-                    "\(name) too small for target: start=\(range.start.count), len=\(range.length.count), dev_size=\(size.count)")
+                    "\(name) too small for target: start=\(range.start.count), len=\(range.length.count), dev_size=\(size.count)",
+                    hint: "shorten the line, or let the device grow first; it has \(size.count) sectors of 512 bytes")
             }
             let block = UInt64(limits.logicalBlock >> 9)
             for (what, value) in [("start", range.start.count), ("len", range.length.count)] where value % block != 0 {

@@ -47,7 +47,9 @@ package enum DeviceOpener {
         case S_IFBLK: return try openBlock(word, path, info, writable)
         case S_IFREG: return try openRegular(word, path, writable)
         default:
-            throw TargetError("\(prefix)\(path) is neither a block device nor a regular file", status: IOStatus(errno: ENOTBLK))
+            throw TargetError(
+                "\(prefix)\(path) is neither a block device nor a regular file", status: IOStatus(errno: ENOTBLK),
+                hint: "name a volume, a file or a block device")
         }
     }
 
@@ -62,11 +64,12 @@ package enum DeviceOpener {
             }
             guard let uevent = readSmallFile("/sys/dev/block/\(major):\(minor)/uevent"),
                 let line = uevent.split(separator: "\n").first(where: { $0.hasPrefix("DEVNAME=") })
-            else { throw TargetError("\(prefix)there is no block device \(major):\(minor)", status: .noDevice) }
+            else { throw TargetError("\(prefix)there is no block device \(major):\(minor)", status: .noDevice, hint: "lsblk lists them") }
             return "/dev/" + line.dropFirst(8)
         case .tag(let name, let value):
             guard let found = blkid_evaluate_tag(name, value, nil) else {
-                throw TargetError("\(prefix)nothing has \(name)=\(value)", status: IOStatus(errno: ENOENT))
+                throw TargetError(
+                    "\(prefix)nothing has \(name)=\(value)", status: IOStatus(errno: ENOENT), hint: "blkid lists what there is")
             }
             defer { free(found) }
             return String(cString: found)
@@ -74,7 +77,13 @@ package enum DeviceOpener {
     }
 
     private static func failure(_ path: String, _ number: Int32) -> TargetError {
-        TargetError("\(prefix)\(path): \(errorText(number))", status: IOStatus(errno: number))
+        let hint =
+            switch number {
+            case ENOENT: "neither a volume nor a file of that name is there; cairn ls lists the volumes"
+            case EACCES, EPERM: "run cairn as a user who may open it; the engine that runs opens it with its own rights"
+            default: ""
+            }
+        return TargetError("\(prefix)\(path): \(errorText(number))", status: IOStatus(errno: number), hint: hint)
     }
 
     private static func openFD(_ path: String, _ flags: Int32, _ writable: Bool, readOnly: inout Bool) throws(TargetError) -> OwnedFD {

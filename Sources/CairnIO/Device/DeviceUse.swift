@@ -118,7 +118,7 @@ enum DeviceUse {
             if number == EWOULDBLOCK {
                 throw TargetError(
                     "\(prefix)\(path) is locked by \(locker(fd))", status: .busy,
-                    hint: "another engine, or a program that uses it, has it open")
+                    hint: "stop what has it open: another engine, or a program that uses it")
             }
             // A filesystem without locks cannot tell; refusing would make it useless.
             break

@@ -49,6 +49,12 @@ package enum Sockets {
         return fd
     }
 
+    /// Nothing has this name, or a socket has.
+    package static func mayReplace(_ path: String) -> Bool {
+        var info = stat()
+        return lstat(path, &info) != 0 || info.st_mode & S_IFMT == S_IFSOCK
+    }
+
     package static func isAlive(_ path: String) -> Bool { (try? connectUnix(path)) != nil }
 
     package static func connectUnix(_ path: String) throws(SystemError) -> OwnedFD {

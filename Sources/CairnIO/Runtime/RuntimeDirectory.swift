@@ -54,7 +54,9 @@ package struct RuntimeDirectory: Sendable {
         makeParents(of: parent)
         for directory in [parent, path] {
             let mode: mode_t = group == nil ? 0o700 : 0o750
-            if mkdir(directory, mode) != 0 && errno != EEXIST { throw SystemError("making \(directory)", errno) }
+            if mkdir(directory, mode) != 0 && errno != EEXIST {
+                throw SystemError("making \(directory) (choose the place with --runtime-dir or CAIRN_RUNTIME_DIR)", errno)
+            }
         }
         // No link may stand in for it: what is checked is what was opened.
         let fd = try openFile(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW)
@@ -77,7 +79,9 @@ package struct RuntimeDirectory: Sendable {
     /// Take the engine's lock for the life of the descriptor; EBUSY when another engine has it.
     package func lock() throws(SystemError) -> OwnedFD {
         let fd = try openFile(lockFile, O_RDWR | O_CREAT | O_NOFOLLOW, mode: 0o600)
-        if cairn_ofd_lock(fd.raw, 1, 0, 0) != 0 { throw SystemError("another engine runs in \(path)", EBUSY) }
+        if cairn_ofd_lock(fd.raw, 1, 0, 0) != 0 {
+            throw SystemError("another engine runs in \(path); use that one, or choose another with --engine", EBUSY)
+        }
         let text = "\(getpid())\n"
         ftruncate(fd.raw, 0)
         _ = text.withCString { pwrite(fd.raw, $0, strlen($0), 0) }
@@ -119,6 +123,11 @@ package func readToEnd(_ fd: Int32, limit: Int = 65536) -> String {
         bytes += chunk[..<n]
     }
     return String(decoding: bytes, as: UTF8.self)
+}
+
+/// It was started as /proc/self/exe; who looks for the holder of a lock should read the program's name.
+package func nameProcess() {
+    if let fd = try? openFile("/proc/self/comm", O_WRONLY) { _ = write(fd.raw, "cairn", 5) }
 }
 
 /// Keep the engine alive and its memory present where that is permitted: a filesystem may be mounted on its volumes.

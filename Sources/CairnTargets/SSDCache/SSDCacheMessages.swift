@@ -19,7 +19,11 @@ extension SSDCacheTarget {
         ] + SSDCacheTunables.ranges.map { "\($0.key) NUMBER" }
 
     func answer(_ words: [String], _ now: Nanoseconds, _ actions: inout ActionList) throws(TargetError) -> String? {
-        if alone != nil { throw TargetError("the cache device is lost, the volume goes on with its backing alone", status: .io) }
+        if alone != nil {
+            throw TargetError(
+                "the cache device is lost, the volume goes on with its backing alone", status: .io,
+                hint: "mend the device and load the table again, or cairn uncache the volume")
+        }
         if superblock?.state != .inUse { throw TargetError("the cache is not active", status: .busy, hint: "resume the volume first") }
         switch (words[0], words.count) {
         case ("flush", 1):
@@ -52,12 +56,18 @@ extension SSDCacheTarget {
     }
 
     private func set(_ key: String, _ text: String, _ now: Nanoseconds, _ actions: inout ActionList) throws(TargetError) {
+        if let form = Self.messageForms.first(where: {
+            $0.utf8.split(separator: 0x20)[0].elementsEqual(key.utf8) && !$0.hasSuffix(" NUMBER")
+        }) {
+            throw TargetError("\(key) has other words behind it", hint: "the message is: \(form)")
+        }
         guard let range = SSDCacheTunables.ranges.first(where: { $0.key == key })?.range else {
             throw TargetError(
                 "there is no tunable \"\(key)\"", hint: "tunables are " + SSDCacheTunables.ranges.map(\.key).joined(separator: ", "))
         }
         guard let value = UInt64(text), range.contains(value) else {
-            throw TargetError("\(key) is a number from \(range.lowerBound) to \(range.upperBound)")
+            throw TargetError(
+                "\(key) is a number from \(range.lowerBound) to \(range.upperBound)", hint: "cairn-ssdcache(7) tells what it does")
         }
         var changed = settings.tunables
         changed[key] = value

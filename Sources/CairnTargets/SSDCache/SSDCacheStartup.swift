@@ -124,7 +124,7 @@ extension SSDCacheTarget {
         guard let s = startup else { return }
         let found: SSDCacheSuperblock
         do throws(DecodeError) { found = try SSDCacheSuperblock.choose(s.a, s.b) } catch {
-            return fail(TargetError(Self.sentence(error), hint: Self.formatHint), &actions)
+            return fail(TargetError(Self.sentence(error), hint: Self.hint(error)), &actions)
         }
         if let error = mismatch(found) ?? strange(found) { return fail(error, &actions) }
         if !s.resuming {
@@ -148,7 +148,16 @@ extension SSDCacheTarget {
         emit(.identify(backing.id), &actions)
     }
 
-    private static let formatHint = "format it with: cairn format-cache --target ssdcache --backing BACKING CACHE (this erases the cache)"
+    /// To format is no advice where data may be that was never written back.
+    static func hint(_ error: DecodeError) -> String {
+        switch error {
+        case .magic:
+            "cairn probe tells what the device holds; cairn format-cache --target ssdcache --backing BACKING CACHE erases that and makes it a cache"
+        case .checksum, .truncated, .field:
+            "cairn cache check CACHE tells more; cairn format-cache makes a new cache, and what was never written back is lost"
+        case .version, .feature: "use that cairn, or flush the cache with it: this one must not touch what it does not understand"
+        }
+    }
 
     static func sentence(_ error: DecodeError) -> String {
         switch error {
@@ -175,7 +184,9 @@ extension SSDCacheTarget {
                 hint: "use blocksize \(found.layout.blockSectors)")
         }
         if found.cacheSectors > cache.size.count {
-            return TargetError("the cache was formatted on \(found.cacheSectors) sectors, the device has \(cache.size.count)")
+            return TargetError(
+                "the cache was formatted on \(found.cacheSectors) sectors, the device has \(cache.size.count)",
+                hint: "give the device its size again; what is cached behind its end would be lost")
         }
         if found.cacheSectors < cache.size.count && found.mayBeDirty && startup?.resuming == true {
             return TargetError(
@@ -183,7 +194,9 @@ extension SSDCacheTarget {
                 status: .busy, hint: "write that back first (message flush, then suspend); a grown cache begins empty")
         }
         if found.backingSectors > backing.size.count {
-            return TargetError("the cache belongs to a backing of \(found.backingSectors) sectors, this one has \(backing.size.count)")
+            return TargetError(
+                "the cache belongs to a backing of \(found.backingSectors) sectors, this one has \(backing.size.count)",
+                hint: "give the backing its size again, or format the cache anew for it")
         }
         let i = backing.identity, b = found.backing
         if b.kind != i.kind.rawValue || b.fileSystem != i.fileSystem || b.inode != i.inode || b.birth != i.birth || b.name != i.name {

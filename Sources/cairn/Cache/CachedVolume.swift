@@ -23,7 +23,7 @@ enum CachedVolume {
 
     static func expand(_ arguments: Arguments) throws(Exit) -> Expansion {
         guard let origin = arguments["cache"], let fast = arguments["cachedev"] else {
-            throw commandFailed("--cache ORIGIN and --cachedev FAST go together.")
+            throw commandFailed("--cache ORIGIN and --cachedev FAST go together; one is missing.")
         }
         if arguments.has("table") || arguments.has("notable") || arguments.has("readonly") || arguments.operands.count > 1 {
             throw commandFailed("--cache makes the table itself: no --table, --notable, --readonly or FILE beside it.")
@@ -106,20 +106,30 @@ enum CachedVolume {
         }
         let path = try path(word)
         let file: OwnedFD
-        do throws(SystemError) { file = try openFile(path, O_RDONLY) } catch { throw commandFailed(error.sentence) }
+        do throws(SystemError) { file = try openFile(path, O_RDONLY) } catch {
+            throw commandFailed("--cache \(word): \(error.sentence)", "Name a volume, a file or a block device.")
+        }
         let size = lseek(file.raw, 0, SEEK_END)
-        if size < 512 { throw commandFailed("\(word) is empty (0 sectors).") }
+        if size < 512 { throw commandFailed("\(word) is empty (0 sectors).", "Give it its size first, with truncate for a file.") }
         return UInt64(size) / 512
     }
 
     private static func superblock(_ word: String) throws(Exit) -> SSDCacheSuperblock {
         let path = try path(word)
         let fd: OwnedFD
-        do throws(SystemError) { fd = try openFile(path, O_RDONLY) } catch { throw commandFailed(error.sentence) }
+        do throws(SystemError) { fd = try openFile(path, O_RDONLY) } catch {
+            throw commandFailed("--cachedev \(word): \(error.sentence)", "Name a file or a block device that format-cache has formatted.")
+        }
         do throws(DecodeError) { return try CacheReader.superblock(fd.raw) } catch {
-            throw commandFailed(
-                "\(word): \(SSDCacheImage.sentence(error)).",
-                "Format it with: cairn format-cache --target ssdcache --backing ORIGIN \(word) (this erases it)")
+            let format = "cairn format-cache --target ssdcache --backing ORIGIN \(word)"
+            let hint =
+                switch error {
+                case .magic: "cairn probe tells what it holds; \(format) erases that and makes it a cache."
+                case .checksum, .truncated, .field:
+                    "See cairn cache check; \(format) makes a new cache, and what was never written back is lost."
+                case .version, .feature: "Use that cairn."
+                }
+            throw commandFailed("\(word): \(SSDCacheImage.sentence(error)).", hint)
         }
     }
 
