@@ -5,8 +5,10 @@ package enum Storm {
     /// What storms use when nothing is said: all that leaves the content to be judged.
     package static let usualFaults = Set(StormFault.allCases).subtracting([.misdirect])
 
-    package static func run(_ target: StormTarget, seed: UInt64, faults: Set<StormFault> = usualFaults) -> StormOutcome {
-        let plan = StormPlan(target, seed: seed, faults: faults)
+    package static func run(
+        _ target: StormTarget, seed: UInt64, faults: Set<StormFault> = usualFaults, requests: Int = StormPlan.usualRequests
+    ) -> StormOutcome {
+        let plan = StormPlan(target, seed: seed, faults: faults, requests: requests)
         var outcome = StormRun(target, seed: seed, atomic: plan.atomic).run(plan.steps)
         if let sector = outcome.violation?.sector {
             // The same once more, written down.
@@ -16,7 +18,9 @@ package enum Storm {
     }
 
     /// The shortest list of steps found that still ends in a violation: halves, quarters, … are left out while it stays bad.
-    package static func shrink(_ target: StormTarget, seed: UInt64, faults: Set<StormFault> = usualFaults) -> (Int, Int, StormOutcome)? {
+    package static func shrink(_ target: StormTarget, seed: UInt64, faults: Set<StormFault> = usualFaults) -> (
+        from: Int, steps: [String], StormOutcome
+    )? {
         let plan = StormPlan(target, seed: seed, faults: faults)
         guard let found = StormRun(target, seed: seed, atomic: plan.atomic).run(plan.steps).violation else { return nil }
         var steps = Array(plan.steps[...min(found.step, plan.steps.count - 1)])
@@ -42,7 +46,7 @@ package enum Storm {
         }
         var last = StormRun(target, seed: seed, atomic: plan.atomic).run(steps)
         last = StormRun(target, seed: seed, atomic: plan.atomic, watch: last.violation?.sector ?? 0).run(steps)
-        return (plan.steps.count, steps.count, last)
+        return (plan.steps.count, steps.map { "\($0)" }, last)
     }
 }
 

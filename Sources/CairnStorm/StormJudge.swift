@@ -103,7 +103,8 @@ package struct StormJudge {
                         return Complaint(
                             sector: UInt64(s), text: "recovery picked \(Self.word(found)), then \(Self.word(again))")
                     }
-                    sectors[s] = powerLoss
+                    sectors[s] =
+                        powerLoss
                         ? Sector(versions: [versions[kept]])
                         : Sector(versions: Array(versions[...kept]), answered: 0, seen: kept)
                 }

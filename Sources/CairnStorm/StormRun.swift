@@ -110,10 +110,11 @@ final class StormRun {
             host.releaseStuck()
             note("faults end")
         case .rot: break  // between an end and a recovery, see `run`
-        case .reload(let index): control("reload") { [target] () throws(TargetError) in
-            try self.host.reload(volume, target.tables[index])
-            self.tableIndex = index
-        }
+        case .reload(let index):
+            control("reload") { [target] () throws(TargetError) in
+                try self.host.reload(volume, target.tables[index])
+                self.tableIndex = index
+            }
         case .suspend(let noflush):
             control(noflush ? "suspend --noflush" : "suspend", flushes: !noflush) { () throws(TargetError) in
                 try self.host.suspend(volume, noflush: noflush)
@@ -159,7 +160,9 @@ final class StormRun {
             if !status.isOK {
                 outcome.failedRequests += 1
                 // A target may decline write-zeroes and discard; it may not half do them.
-                if !trouble && status != .unsupported { violate("a request failed on good disks: errno \(status.errno)", flight.range.first) }
+                if !trouble && status != .unsupported {
+                    violate("a request failed on good disks: errno \(status.errno)", flight.range.first)
+                }
             }
             switch flight.kind {
             case .read: if status.isOK { reads.append(flight) }
@@ -279,6 +282,12 @@ final class StormRun {
             note("power loss in the recovery")
         }
         do throws(TargetError) { volume = try host.create("v", table) } catch {
+            // A changed backing under dirty data is refused, in words.
+            if rotted && error.text.contains("the backing was changed without its cache") {
+                outcome.refused += 1
+                volume = nil
+                return
+            }
             return violate("a recovery failed: \(error.text)", nil)
         }
         outcome.recoveries += 1
@@ -304,7 +313,11 @@ final class StormRun {
 
     // MARK: Damage
 
+    /// The backing has been changed behind its cache, since the beginning.
+    private var rotted = false
+
     private func rot(_ disk: Int, _ sector: UInt64, _ bit: Int) {
+        rotted = rotted || disk == 0
         host.disks[disk].rot(sector, bit: bit)
         note("bit rot on disk \(disk), sector \(sector)")
         if let promised = target.checksummed(), promised.disk == disk, promised.sectors.contains(sector) { return }

@@ -18,7 +18,7 @@ package struct StormTarget: Sendable {
         cache("ssdcache-writeback", ["writeback", "writeback options 1 lru"]),
         cache("ssdcache-writethrough", ["writethrough", "writethrough options 1 lfu"]),
         cache("ssdcache-readcache", ["readcache", "readcache assoc 0"]),
-        cache("ssdcache-modes", ["writeback", "writethrough", "readcache", "writeback assoc 0 options 1 queue_busy"]),
+        cache("ssdcache-modes", ["writeback", "writethrough", "readcache", "writeback options 1 queue_busy"]),
         cache("ssdcache-options", ["writethrough options 2 evict_on_write queue_busy", "writethrough options 1 skip_write_insert"]),
         StormTarget(
             name: "linear", kind: .linear, tables: ["0 256 linear a 64\n256 256 linear b 8"]),

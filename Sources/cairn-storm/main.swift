@@ -59,8 +59,9 @@ func replay(_ target: StormTarget, _ seed: UInt64, _ options: Options) -> Bool {
     let first = Storm.run(target, seed: seed, faults: options.faults), second = Storm.run(target, seed: seed, faults: options.faults)
     print("\(target.name) seed \(seed): trace \(String(first.hash, radix: 16)), again \(String(second.hash, radix: 16))")
     show(target.name, first, options)
-    if options.shrink, let (from, to, outcome) = Storm.shrink(target, seed: seed, faults: options.faults) {
-        print("shrunk from \(from) steps to \(to):")
+    if options.shrink, let (from, steps, outcome) = Storm.shrink(target, seed: seed, faults: options.faults) {
+        print("shrunk from \(from) steps to \(steps.count):")
+        for step in steps { print("    \(step)") }
         show(target.name, outcome, options)
     }
     return first.violation == nil && first.hash == second.hash
