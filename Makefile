@@ -4,7 +4,7 @@ PACKAGES = pkg-config liburing-dev libblkid-dev libdevmapper-dev libisal-dev dms
 PREFIX ?= /usr/local
 BIN = .build/release/cairn
 
-.PHONY: deps build demo test check format install clean
+.PHONY: deps build demo test check storm format install clean
 
 # Installs what Debian has and this machine lacks; does nothing, and needs neither root nor network, when all is there.
 deps:
@@ -25,6 +25,12 @@ check: deps
 	swift format lint --strict --recursive Sources Tests Package.swift
 	swift build -Xswiftc -warnings-as-errors
 	$(MAKE) test
+
+# Storms for STORM_MINUTES over every target: docs/STORM.md.
+STORM_MINUTES ?= 10
+storm: deps
+	swift build -c release --product cairn-storm
+	.build/release/cairn-storm --target all --minutes $(STORM_MINUTES) --seed $(or $(STORM_SEED),1)
 
 format:
 	swift format --in-place --recursive Sources Tests Package.swift

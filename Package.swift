@@ -59,6 +59,12 @@ let package = Package(
         .executableTarget(
             name: "PolicyBench", dependencies: ["PolicyTraces", "CairnTargets"], path: "Benchmarks/PolicyBench", swiftSettings: swift),
 
+        // Not part of the product: the storm, which judges targets under crashes and faults, and its command.
+        .target(
+            name: "CairnStorm", dependencies: ["CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim"],
+            swiftSettings: optimised),
+        .executableTarget(name: "cairn-storm", dependencies: ["CairnStorm"], swiftSettings: swift),
+
         .testTarget(name: "CairnCoreTests", dependencies: ["CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnFormatsTests", dependencies: ["CairnFormats", "CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnTargets", "CairnSim"], swiftSettings: swift),
@@ -68,6 +74,7 @@ let package = Package(
             swiftSettings: swift),
         .testTarget(
             name: "CairnOfflineTests", dependencies: ["CairnOffline", "CairnFormats", "CairnEngine", "CairnCore"], swiftSettings: swift),
+        .testTarget(name: "CairnStormTests", dependencies: ["CairnStorm"], swiftSettings: swift),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnEngine"], swiftSettings: swift),
         .testTarget(
             name: "HostSuiteTests",

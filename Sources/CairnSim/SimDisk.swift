@@ -13,6 +13,10 @@ package final class SimDisk {
             case error(IOStatus)
             /// Does not end until `SimHost.releaseStuck`.
             case stuck
+            /// Takes so much longer.
+            case slow(Nanoseconds)
+            /// A write is said to be done, but landed so many sectors away; what it should have replaced stays.
+            case misdirected(Int64)
         }
         package var kind: Kind
         /// nil: every operation.
@@ -51,6 +55,12 @@ package final class SimDisk {
     /// An operation takes a seeded time in this range, so operations end in a seeded order.
     package var latency: ClosedRange<UInt64> = 50_000...500_000
     package var faults: [Fault] = []
+    /// A power loss takes or leaves so many sectors at once: 1 or 8.
+    package var atomicSectors: UInt64 = 1
+    /// How many operations a fault has hit.
+    package private(set) var faulted = 0
+    /// A flush has failed: until a power loss, what a reader sees may never become durable.
+    package private(set) var lostFlush = false
     /// Operations the engine has sent, per kind, in the order of `Operation.allCases`.
     package private(set) var sent = [Int](repeating: 0, count: Operation.allCases.count)
     /// How often the engine let go of the device for good.
@@ -138,14 +148,15 @@ package final class SimDisk {
             }
             if faults[i].times == 0 { continue }
             if faults[i].times != .max { faults[i].times -= 1 }
+            faulted += 1
             return faults[i].kind
         }
         return nil
     }
 
     /// Carry the operation out. `covered`: see `accepted`.
-    func carryOut(_ operation: DeviceOperation, covered: UInt64, failing: IOStatus?) -> IOStatus {
-        let sector = operation.offset.sectors.count, count = operation.length.sectors.count
+    func carryOut(_ operation: DeviceOperation, covered: UInt64, failing: IOStatus?, away: Int64 = 0) -> IOStatus {
+        let sector = UInt64(bitPattern: Int64(bitPattern: operation.offset.sectors.count) &+ away), count = operation.length.sectors.count
         let block = UInt64(limits.logicalBlock)
         if operation.offset.count % block != 0 || operation.length.count % block != 0 { return .invalid }
         if sector + count > size.count { return .io }
@@ -172,8 +183,8 @@ package final class SimDisk {
 
     /// After a failed flush Linux counts the pages as clean: the next good flush does not save them (`saved` false).
     private func endFlush(_ covered: UInt64, saved: Bool) {
-        for sector in unflushed.keys.sorted() {
-            guard let versions = unflushed[sector] else { continue }
+        if !saved { lostFlush = true }
+        for (sector, versions) in unflushed {  // their order makes no difference
             if saved, let last = versions.last(where: { $0.sequence <= covered }) {
                 Self.put(last.bytes[...], sector, in: &durable)
             }
@@ -184,14 +195,37 @@ package final class SimDisk {
 
     /// Power loss: each sector keeps its durable content or one of its later versions.
     func crash(_ random: inout SimRandom) {
+        var unit = UInt64.max, cut = UInt64(0)
         for sector in unflushed.keys.sorted() {
             guard let versions = unflushed[sector] else { continue }
+            if atomicSectors > 1 {
+                // The sectors of a unit stop at the same moment; each has its own choice otherwise.
+                if sector / atomicSectors != unit {
+                    unit = sector / atomicSectors
+                    let newest = unit * atomicSectors..<(unit + 1) * atomicSectors
+                    let all = newest.flatMap { unflushed[$0, default: []].map(\.sequence) }
+                    let choice = Int(random.below(UInt64(all.count) + 1))
+                    cut = choice == 0 ? 0 : all[choice - 1]
+                }
+                if let kept = versions.last(where: { $0.sequence <= cut }) { Self.put(kept.bytes[...], sector, in: &durable) }
+                continue
+            }
             let choice = Int(random.below(UInt64(versions.count) + 1))
             if choice > 0 { Self.put(versions[choice - 1].bytes[...], sector, in: &durable) }
         }
         unflushed.removeAll()
         current = durable
         faults.removeAll()
+        lostFlush = false
+    }
+
+    /// Bit rot: one bit of the medium changes, in what a reader sees and in what survives.
+    package func rot(_ sector: UInt64, bit: Int) {
+        for durableToo in [false, true] {
+            var bytes = durableToo ? peekDurable(sector) : peek(sector)
+            bytes[bit / 8 % 512] ^= 1 << (bit % 8)
+            if durableToo { Self.put(bytes[...], sector, in: &durable) } else { Self.put(bytes[...], sector, in: &current) }
+        }
     }
 
     /// A write that was under way in a crash: any of its sectors may have arrived.
@@ -199,8 +233,13 @@ package final class SimDisk {
         guard operation.operation == .write, let memory = operation.memory else { return }
         let data = Array(UnsafeRawBufferPointer(start: memory, count: Int(operation.length.count)))
         let sector = operation.offset.sectors.count
-        for i in 0..<UInt64(data.count / 512) where sector + i < size.count && random.below(2) == 1 {
-            write(Array(data[Int(i) * 512..<Int(i + 1) * 512]), sector + i, durableAtOnce: false)
+        var unit = UInt64.max, arrives = false
+        for i in 0..<UInt64(data.count / 512) where sector + i < size.count {
+            if (sector + i) / atomicSectors != unit {
+                unit = (sector + i) / atomicSectors
+                arrives = random.below(2) == 1
+            }
+            if arrives { write(Array(data[Int(i) * 512..<Int(i + 1) * 512]), sector + i, durableAtOnce: false) }
         }
     }
 }

@@ -14,6 +14,8 @@ package final class SimHost {
         let lot: UInt64
         let covered: UInt64
         let failing: IOStatus?
+        /// A misdirected write lands so many sectors away.
+        var away: Int64 = 0
     }
     private struct ClientRequest {
         let buffer: Buffer
@@ -140,10 +142,17 @@ package final class SimHost {
         let covered = disk.accepted(operation.operation)
         let kind = disk.fault(for: operation)
         var failing: IOStatus? = nil
-        if case .error(let status) = kind { failing = status }
+        var away: Int64 = 0, delay = UInt64(0)
+        switch kind {
+        case .error(let status): failing = status
+        case .slow(let more): delay = more.count
+        case .misdirected(let sectors): away = sectors
+        case .stuck, nil: break
+        }
         let time = disk.latency.lowerBound + random.below(disk.latency.upperBound - disk.latency.lowerBound + 1)
         let item = Pending(
-            operation: operation, disk: disk, due: now + Nanoseconds(time), lot: random.next(), covered: covered, failing: failing)
+            operation: operation, disk: disk, due: now + Nanoseconds(time + delay), lot: random.next(), covered: covered, failing: failing,
+            away: away)
         if kind == .stuck { stuck.append(item) } else { pending.append(item) }
     }
 
@@ -195,7 +204,7 @@ package final class SimHost {
         guard let next, pending[next].due <= limit else { return false }
         let item = pending.remove(at: next)
         now = max(now, item.due)
-        let status = item.disk.carryOut(item.operation, covered: item.covered, failing: item.failing)
+        let status = item.disk.carryOut(item.operation, covered: item.covered, failing: item.failing, away: item.away)
         note(2, item.operation)
         engine.advance(to: now)
         engine.deviceCompleted(item.operation.cookie, status)
@@ -245,7 +254,7 @@ package final class SimHost {
 
     /// A new engine on the disks as they are, as after SIGKILL: what was sent to a disk still reaches its cache.
     package func kill() {
-        for item in pending { _ = item.disk.carryOut(item.operation, covered: item.covered, failing: item.failing) }
+        for item in pending { _ = item.disk.carryOut(item.operation, covered: item.covered, failing: item.failing, away: item.away) }
         restart()
     }
 

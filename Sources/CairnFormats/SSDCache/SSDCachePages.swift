@@ -119,14 +119,18 @@ package enum SSDCacheEntryPage {
 package enum SSDCacheDoubtBlock {
     private static let magic: UInt32 = 0x7462_4463
 
-    package static func encode(_ bytes: UnsafeMutableRawBufferPointer, uuid: [UInt8], epoch: UInt64, block: UInt64, bits: (Int) -> Bool) {
+    /// Only the first `count` bits are asked for; a small cache has few pages.
+    package static func encode(
+        _ bytes: UnsafeMutableRawBufferPointer, uuid: [UInt8], epoch: UInt64, block: UInt64,
+        count: Int = Int(SSDCacheLayout.bitsPerBitmapBlock), bits: (Int) -> Bool
+    ) {
         let w = ByteWriter(bytes)
         w.clear()
         w.store(magic, at: 0)
         w.store(uuid, at: 8)
         w.store(epoch, at: 24)
         w.store(block, at: 32)
-        for bit in 0..<Int(SSDCacheLayout.bitsPerBitmapBlock) where bits(bit) { bytes[64 + bit / 8] |= 1 << UInt8(bit % 8) }
+        for bit in 0..<min(count, Int(SSDCacheLayout.bitsPerBitmapBlock)) where bits(bit) { bytes[64 + bit / 8] |= 1 << UInt8(bit % 8) }
         w.store(crc32c(UnsafeRawBufferPointer(bytes)), at: 4)
     }
 

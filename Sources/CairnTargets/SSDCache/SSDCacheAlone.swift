@@ -12,8 +12,12 @@ enum SSDCacheAlone { case recording, yes }
 
 extension SSDCacheTarget {
     /// A mark has failed. True: the waiter is answered later.
-    func carryOnAlone(_ waiter: SSDCacheWaiter, _ actions: inout ActionList) -> Bool {
+    func carryOnAlone(_ waiter: SSDCacheWaiter, _ now: Nanoseconds, _ actions: inout ActionList) -> Bool {
         guard let superblock, settings.mode != .writeback, slots.dirtySlots == 0, update == nil, startup == nil else { return false }
+        if alone == .yes {  // a round of marks that began before the record was made
+            goOnAlone(waiter, .ok, now, &actions)
+            return true
+        }
         aloneWaiters.append(waiter)
         if alone == nil {
             alone = .recording
@@ -31,17 +35,19 @@ extension SSDCacheTarget {
             forgetEverything()
             emit(.event, &actions)
         }
-        for waiter in waiters {
-            switch waiter {
-            case .operation(let id):
-                if !status.isOK { markFailed(id, .io, now, &actions); continue }
-                ops[Int(id)].copies = false
-                write(id, &actions)
-            case .range(let id): rangeMarked(id, status.isOK ? .ok : .io, now, &actions)
-            case .startup: preconditionFailure("a start does not carry on alone")
-            }
-        }
+        for waiter in waiters { goOnAlone(waiter, status, now, &actions) }
         for block in Set(ops.lazy.filter { $0.phase == .waiting }.map(\.block)) { wake(block, now, &actions) }
+    }
+
+    private func goOnAlone(_ waiter: SSDCacheWaiter, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        switch waiter {
+        case .operation(let id):
+            if !status.isOK { return markFailed(id, .io, now, &actions) }
+            ops[Int(id)].copies = false
+            write(id, &actions)
+        case .range(let id): rangeMarked(id, status.isOK ? .ok : .io, now, &actions)
+        case .startup: preconditionFailure("a start does not carry on alone")
+        }
     }
 
     /// What is under way ends on its slot; nothing else finds one.

@@ -66,14 +66,19 @@ extension SSDCacheTarget {
     }
 
     func pumpCleaner(_ now: Nanoseconds, _ actions: inout ActionList) {
+        var looked = false
         while cleaner.active < SSDCacheCleaner.maximumActive, activeOps < Self.maximumOperations, mayClean(now) {
             if cleaner.queue.isEmpty {
-                look()
+                // Nothing of what was found could be begun, as behind a discard: another look would find the same.
+                if looked { cleaner.notBefore = max(cleaner.notBefore, now + .milliseconds(10)) } else { look() }
+                looked = true
                 // All that is left is busy, or cannot be read.
                 if cleaner.queue.isEmpty && cleaner.active == 0 { cleaner.notBefore = now + .milliseconds(100) }
             }
             guard let slot = cleaner.queue.popLast() else { break }
+            let active = cleaner.active
             if !startCleaning(slot, now, &actions) { break }
+            if cleaner.active > active { looked = false }
         }
         armCleaner(now, &actions)
     }

@@ -153,10 +153,12 @@ extension SSDCacheTarget {
                 for buffer in buffers { arena.release(buffer) }
                 return nil
             }
-            let base = block * Int(SSDCacheLayout.bitsPerBitmapBlock)
-            SSDCacheDoubtBlock.encode(arena.bytes(buffer), uuid: superblock.uuid, epoch: superblock.epoch, block: UInt64(block)) { bit in
+            let base = block * Int(SSDCacheLayout.bitsPerBitmapBlock), known = pages[base...]
+            SSDCacheDoubtBlock.encode(
+                arena.bytes(buffer), uuid: superblock.uuid, epoch: superblock.epoch, block: UInt64(block), count: known.count
+            ) { bit in
                 let page = base + bit
-                return page < pages.count && (pages[page].inDoubt && !clear.contains(page) || set.contains(page))
+                return known[page].inDoubt && !clear.contains(page) || set.contains(page)
             }
             buffers.append(buffer)
         }

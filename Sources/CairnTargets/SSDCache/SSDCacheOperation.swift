@@ -428,7 +428,7 @@ extension SSDCacheTarget {
         let op = ops[Int(id)]
         if op.isWrite {
             if status.isOK { return write(id, &actions) }
-            return carryOnAlone(.operation(id), &actions) ? () : markFailed(id, status, now, &actions)
+            return carryOnAlone(.operation(id), now, &actions) ? () : markFailed(id, status, now, &actions)
         }
         if status.isOK && !op.stale { return populate(id, &actions) }
         tally.populateCancelled += 1

@@ -70,7 +70,7 @@ extension SSDCacheTarget {
 
     func rangeMarked(_ id: PieceID, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard let range = ranges_.first(where: { $0.piece.id == id }) else { return }
-        if !status.isOK && alone != .yes && carryOnAlone(.range(id), &actions) { return }
+        if !status.isOK && alone != .yes && carryOnAlone(.range(id), now, &actions) { return }
         if status.isOK { sendRange(range.piece, &actions) } else { rangeEnded(range.piece, status, now, &actions) }
     }
 

@@ -1,0 +1,108 @@
+import CairnStorm
+import Glibc
+
+let usage = """
+    cairn-storm [--target NAME|all] [--seed N] [--count N | --minutes N] [--faults LIST|none|all] [--threads N]
+    cairn-storm --target NAME --replay SEED [--faults LIST] [--shrink]
+    Storms of requests, faults and crashes over simulated disks, judged sector by sector. docs/FAULTS.md, docs/STORM.md.
+    """
+struct Refused: Error { let text: String }
+struct Options {
+    var target = "ssdcache", seed: UInt64 = 1, count: UInt64 = 1000, minutes: UInt64?, threads = 2
+    var faults = Storm.usualFaults, faultsWord = "", replay: UInt64?, shrink = false
+
+    init(_ words: ArraySlice<String>) throws {
+        var left = words
+        func number(_ word: String, _ text: String?) throws -> UInt64 {
+            guard let n = text.flatMap({ UInt64($0) }) else { throw Refused(text: "\(word) takes a number") }
+            return n
+        }
+        while let word = left.popFirst() {
+            switch word {
+            case "--target": target = left.popFirst() ?? ""
+            case "--seed": seed = try number(word, left.popFirst())
+            case "--count": count = try number(word, left.popFirst())
+            case "--minutes": minutes = try number(word, left.popFirst())
+            case "--threads": threads = max(1, min(64, Int(try number(word, left.popFirst()))))
+            case "--replay": replay = try number(word, left.popFirst())
+            case "--shrink": shrink = true
+            case "--faults":
+                faultsWord = left.popFirst() ?? ""
+                faults = try Self.faults(faultsWord)
+            default: throw Refused(text: "unknown word \(word)")
+            }
+        }
+    }
+    static func faults(_ word: String) throws -> Set<StormFault> {
+        if word == "none" { return [] }
+        if word == "all" { return Set(StormFault.allCases) }
+        return Set(
+            try word.split(separator: ",").map { name in
+                guard let fault = StormFault(rawValue: String(name)) else {
+                    throw Refused(text: "no fault is called \(name): \(StormFault.allCases.map(\.rawValue).joined(separator: ","))")
+                }
+                return fault
+            })
+    }
+}
+
+func show(_ target: String, _ outcome: StormOutcome, _ options: Options) {
+    guard let violation = outcome.violation else { return }
+    print("VIOLATION \(target) seed \(outcome.seed), step \(violation.step): \(violation.text)")
+    if let sector = violation.sector { print("  history of sector \(sector):") }
+    for line in violation.history.suffix(40) { print("    \(line)") }
+    let faults = options.faultsWord.isEmpty ? "" : " --faults \(options.faultsWord)"
+    print("  replay: cairn-storm --target \(target) --replay \(outcome.seed)\(faults) --shrink")
+}
+
+func replay(_ target: StormTarget, _ seed: UInt64, _ options: Options) -> Bool {
+    let first = Storm.run(target, seed: seed, faults: options.faults), second = Storm.run(target, seed: seed, faults: options.faults)
+    print("\(target.name) seed \(seed): trace \(String(first.hash, radix: 16)), again \(String(second.hash, radix: 16))")
+    show(target.name, first, options)
+    if options.shrink, let (from, steps, outcome) = Storm.shrink(target, seed: seed, faults: options.faults) {
+        print("shrunk from \(from) steps to \(steps.count):")
+        for step in steps { print("    \(step)") }
+        show(target.name, outcome, options)
+    }
+    return first.violation == nil && first.hash == second.hash
+}
+
+/// Every `threads`-th seed from `first` on.
+func lane(_ target: StormTarget, _ first: UInt64, _ options: Options, until deadline: ContinuousClock.Instant?) -> StormSummary {
+    var summary = StormSummary(), seed = first
+    while deadline.map({ ContinuousClock.now < $0 }) ?? (seed < options.seed + options.count) {
+        summary.add(Storm.run(target, seed: seed, faults: options.faults), of: target)
+        if summary.violations.count >= 20 { break }
+        seed += UInt64(options.threads)
+    }
+    return summary
+}
+
+do {
+    let options = try Options(CommandLine.arguments.dropFirst())
+    let targets = StormTarget.named(options.target)
+    if targets.isEmpty { throw Refused(text: "no target \(options.target): \(StormTarget.all.map(\.name).joined(separator: " "))") }
+    var good = true
+    if let seed = options.replay {
+        for target in targets where !replay(target, seed, options) { good = false }
+    } else {
+        for target in targets {
+            let start = ContinuousClock.now
+            let deadline = options.minutes.map { start + .seconds(Int64($0) * 60) / targets.count }
+            var summary = StormSummary()
+            await withTaskGroup(of: StormSummary.self) { group in
+                for thread in 0..<UInt64(options.threads) {
+                    group.addTask { lane(target, options.seed + thread, options, until: deadline) }
+                }
+                for await part in group { summary.add(part) }
+            }
+            for violation in summary.violations.prefix(5) { show(violation.target, violation.outcome, options) }
+            print("\(target.name), \(ContinuousClock.now - start):\n\(summary.text)\n")
+            good = good && summary.violations.isEmpty
+        }
+    }
+    if !good { throw Refused(text: "violations") }
+} catch let refused as Refused {
+    print(refused.text == "violations" ? "violations were found" : "\(refused.text)\n\(usage)")
+    exit(1)
+}

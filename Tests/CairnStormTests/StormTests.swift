@@ -1,0 +1,38 @@
+import CairnStorm
+import Testing
+
+@Suite("The storm")
+struct StormTests {
+    @Test("a fixed set of seeds: no violation, and twice the same trace", arguments: StormTarget.all.map(\.name))
+    func fixedSet(name: String) throws {
+        let target = try #require(StormTarget.named(name).first)
+        for seed in UInt64(1)...8 {
+            let first = Storm.run(target, seed: seed), second = Storm.run(target, seed: seed)
+            #expect(first.violation == nil, "\(name) seed \(seed): \(first.violation?.text ?? "")")
+            #expect(first.hash == second.hash, "\(name) seed \(seed) is not reproducible")
+            #expect(first.crashes + first.kills + first.closes > 3 || first.refused > 0)
+        }
+    }
+
+    @Test("different seeds are different storms")
+    func seedsDiffer() throws {
+        let target = try #require(StormTarget.named("linear").first)
+        #expect(Storm.run(target, seed: 1).hash != Storm.run(target, seed: 2).hash)
+    }
+
+    /// What storms have found, each with the seed that found it.
+    static let found: [(what: String, target: String, seed: UInt64)] = [
+        ("a write whose mark failed after the cache had been given up was never answered", "ssdcache-writethrough", 1),
+        ("a write whose mark failed after the cache had been given up was never answered", "ssdcache-readcache", 7),
+        ("the cleaner looked for ever at a dirty slot behind a discard", "ssdcache-writeback", 3),
+        ("the cleaner looked for ever at a dirty slot behind a discard", "ssdcache-writeback", 7),
+        ("the cleaner looked for ever at a dirty slot behind a discard", "ssdcache-writeback", 9),
+    ]
+    @Test("found by a storm", arguments: found.indices)
+    func regressions(index: Int) throws {
+        let entry = Self.found[index]
+        let target = try #require(StormTarget.named(entry.target).first)
+        let outcome = Storm.run(target, seed: entry.seed, requests: 1100)
+        #expect(outcome.violation == nil, "\(entry.what): \(outcome.violation?.text ?? "")")
+    }
+}
