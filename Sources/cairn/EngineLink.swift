@@ -28,9 +28,8 @@ struct EngineLink {
     /// listeners that the arguments ask for.
     func startEngine(_ arguments: Arguments) throws(ControlError) {
         for _ in 0..<500 {
-            if (try? ControlClient(directory)) != nil {
-                return try addListeners(arguments.all("nbd"))
-            }
+            // An answer, not only a connection: the socket of one that is being killed takes connections for a moment longer.
+            if (try? call("hello")) ?? nil != nil { return try addListeners(arguments.all("nbd")) }
             if !directory.isEngineRunning {
                 do throws(SystemError) {
                     if try spawn(arguments) { return }

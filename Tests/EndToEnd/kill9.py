@@ -9,9 +9,9 @@ def cairn(*a):
 def gone(pid):
     # Its locks go with it, which may take a moment on a busy machine.
     for _ in range(1000):
-        try: state=open("/proc/%d/stat"%pid).read().rsplit(")",1)[1].split()[0]
+        try: state=open("/proc/%d/stat"%pid).read().rsplit(")",1)[1].split()[0]; threads=len(os.listdir("/proc/%d/task"%pid))
         except OSError: return
-        if state=="Z": return
+        if state=="Z" and threads<2: return
         time.sleep(0.01)
 d=os.getcwd()
 def sh(x): subprocess.run(x,shell=True,check=True)
