@@ -18,6 +18,8 @@ extension SSDCacheTarget {
             goOnAlone(waiter, .ok, now, &actions)
             return true
         }
+        // A write to a slot that is under way would leave dirty data behind.
+        if alone == nil && ops.contains(where: { $0.phase != .free && $0.leavesDirty }) { return false }
         aloneWaiters.append(waiter)
         if alone == nil {
             alone = .recording
@@ -34,6 +36,7 @@ extension SSDCacheTarget {
         if status.isOK {
             forgetEverything()
             emit(.event, &actions)
+            advanceFlushes(now, &actions)  // they wait for pages no more
         }
         for waiter in waiters { goOnAlone(waiter, status, now, &actions) }
         for block in Set(ops.lazy.filter { $0.phase == .waiting }.map(\.block)) { wake(block, now, &actions) }
@@ -62,6 +65,7 @@ extension SSDCacheTarget {
         }
         needPages = []
         markPages = []
+        cacheWrites = SSDCacheDurability()
     }
 
     /// An operation that has not started: the backing has it.

@@ -102,6 +102,7 @@ extension SSDCacheTarget {
 
     /// A commit has ended: what it means for the flushes that wait.
     func commitEnded(_ done: SSDCacheCommit, good: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if alone == .yes { return advanceFlushes(now, &actions) }
         if good {
             for i in flushes.indices where flushes[i].ticket < done.startedAt { flushes[i].covered = true }
             return advanceFlushes(now, &actions)
