@@ -104,7 +104,7 @@ import Testing
         let engine = FakeEngine(Scratch()) { verb, _ in verb == "engine-status" ? status : ok() }
         let words = ["create", "v", "--table", "0 8 zero", "--nbd", "tcp:127.0.0.1:10809", "--nbd", "unix:/x"]
         #expect(cairn(words, in: engine.scratch) == Ending(out: "", error: "", status: 0))
-        #expect(engine.seen.compactMap { $0["verb"]?.string } == ["engine-status", "export", "create"])
+        #expect(engine.seen.compactMap { $0["verb"]?.string } == ["hello", "engine-status", "export", "create"])
         #expect(engine.seen.first { $0["verb"]?.string == "export" }?["args"]?["listen"]?.string == "unix:/x")
     }
 }
