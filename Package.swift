@@ -55,7 +55,8 @@ let package = Package(
 
         // Not part of the product: traces, published policies and a simulator of ours; a test and a benchmark use them.
         .target(
-            name: "PolicyTraces", dependencies: ["CairnTargets", "CairnFormats"], path: "Benchmarks/PolicyTraces", swiftSettings: swift),
+            name: "PolicyTraces", dependencies: ["CairnCore", "CairnTargets", "CairnFormats"], path: "Benchmarks/PolicyTraces",
+            swiftSettings: swift),
         .executableTarget(
             name: "PolicyBench", dependencies: ["PolicyTraces", "CairnTargets"], path: "Benchmarks/PolicyBench", swiftSettings: swift),
 

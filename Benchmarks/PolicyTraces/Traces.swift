@@ -1,3 +1,5 @@
+import CairnCore
+
 /// Generated traces with fixed seeds. Blocks of 128 KiB (256 sectors), numbered from 0; a request lies in one block and covers
 /// whole sixteenths of it.
 package struct TraceRequest: Equatable {
@@ -28,17 +30,10 @@ package struct Trace {
     }
 }
 
-/// splitmix64 (public domain algorithm of S. Vigna): enough for workloads.
 package struct TraceRandom {
-    private var state: UInt64
-    package init(seed: UInt64) { state = seed }
-    package mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
+    private var random: SplitMix64
+    package init(seed: UInt64) { random = SplitMix64(seed: seed) }
+    package mutating func next() -> UInt64 { random.next() }
     package mutating func below(_ n: Int) -> Int { Int(next().multipliedFullWidth(by: UInt64(n)).high) }
     package mutating func unit() -> Double { Double(next() >> 11) * 0x1p-53 }
 }

@@ -46,7 +46,7 @@ public final class Engine {
     var waiters: [EventWaiter] = []
     var actions = ActionList()
     var catalogMemory: [String: DeviceID] = [:]
-    private var random: UInt64
+    private var random: SplitMix64
     private var running = false
 
     struct TimerRecord {
@@ -66,7 +66,7 @@ public final class Engine {
         self.types = types
         self.arena = arena
         self.maximumVolumes = maximumVolumes
-        random = seed
+        random = SplitMix64(seed: seed)
     }
 
     // MARK: Running
@@ -187,22 +187,10 @@ public final class Engine {
         work.append(.identified(target, device, identity))
     }
 
-    // MARK: Randomness, from the host's seed (SplitMix64)
+    // MARK: Randomness, from the host's seed
 
-    func nextSeed() -> UInt64 {
-        random &+= 0x9E37_79B9_7F4A_7C15
-        var z = random
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-    func randomUUID() -> [UInt8] {
-        var bytes: [UInt8] = []
-        for word in [nextSeed(), nextSeed()] { for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) } }
-        bytes[6] = bytes[6] & 0x0F | 0x40
-        bytes[8] = bytes[8] & 0x3F | 0x80
-        return bytes
-    }
+    func nextSeed() -> UInt64 { random.next() }
+    func randomUUID() -> [UInt8] { CairnCore.randomUUID(nextSeed(), nextSeed()) }
 }
 
 /// What waits to be done. Kept small: it is copied through the queue.

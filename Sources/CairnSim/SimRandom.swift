@@ -1,16 +1,12 @@
-/// Seeded randomness of the simulation (SplitMix64). The same seed gives the same sequence on every machine.
+import CairnCore
+
+/// Seeded randomness of the simulation.
 package struct SimRandom: RandomNumberGenerator {
-    private var state: UInt64
+    private var random: SplitMix64
 
-    package init(seed: UInt64) { state = seed }
+    package init(seed: UInt64) { random = SplitMix64(seed: seed) }
 
-    package mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
+    package mutating func next() -> UInt64 { random.next() }
     /// A number in 0 ..< bound.
     package mutating func below(_ bound: UInt64) -> UInt64 { bound == 0 ? 0 : next() % bound }
 }

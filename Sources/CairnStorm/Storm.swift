@@ -59,6 +59,15 @@ package struct StormSummary: Sendable {
 
     package mutating func add(_ outcome: StormOutcome, of target: StormTarget) {
         seeds += 1
+        count(outcome)
+        if outcome.violation != nil { violations.append((target.name, outcome)) }
+    }
+    package mutating func add(_ other: StormSummary) {
+        seeds += other.seeds
+        violations += other.violations
+        count(other.total)
+    }
+    private mutating func count(_ outcome: StormOutcome) {
         total.requests += outcome.requests
         total.crashes += outcome.crashes
         total.kills += outcome.kills
@@ -68,22 +77,6 @@ package struct StormSummary: Sendable {
         total.failedRequests += outcome.failedRequests
         total.faults.merge(outcome.faults, uniquingKeysWith: +)
         total.coverage.merge(outcome.coverage, uniquingKeysWith: &+)
-        if outcome.violation != nil { violations.append((target.name, outcome)) }
-    }
-    package mutating func add(_ other: StormSummary) {
-        seeds += other.seeds
-        violations += other.violations
-        let mine = total
-        total = other.total
-        total.requests += mine.requests
-        total.crashes += mine.crashes
-        total.kills += mine.kills
-        total.closes += mine.closes
-        total.recoveries += mine.recoveries
-        total.refused += mine.refused
-        total.failedRequests += mine.failedRequests
-        total.faults.merge(mine.faults, uniquingKeysWith: +)
-        total.coverage.merge(mine.coverage, uniquingKeysWith: &+)
     }
 
     package var text: String {

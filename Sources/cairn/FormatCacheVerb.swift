@@ -187,15 +187,7 @@ enum FormatCacheVerb {
         }
     }
 
-    static func newUUID() -> [UInt8] {
-        var bytes: [UInt8] = []
-        for word in [randomSeed(), randomSeed()] {
-            for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) }
-        }
-        bytes[6] = bytes[6] & 0x0F | 0x40
-        bytes[8] = bytes[8] & 0x3F | 0x80
-        return bytes
-    }
+    static func newUUID() -> [UInt8] { randomUUID(randomSeed(), randomSeed()) }
 
     private static func write(_ superblock: SSDCacheSuperblock, _ fd: Int32, _ arguments: Arguments) throws(SystemError) {
         let size = 1 << 20

@@ -42,7 +42,7 @@ struct SSDCacheOfflineCrashTests {
         let rehearsal = whole.copy
         try repair(rehearsal, job.options)
         #expect(rehearsal.steps > 5)
-        var random = Random(state: 5)
+        var random = SplitMix64(seed: 5)
         for step in 0..<rehearsal.steps {
             for _ in 0..<3 {
                 let medium = whole.copy
@@ -91,7 +91,7 @@ struct SSDCacheOfflineCrashTests {
     }
 
     @Test("hostile bytes never trap, and what a repair can mend is whole afterwards") func fuzz() throws {
-        var random = Random(state: 11)
+        var random = SplitMix64(seed: 11)
         var opened = 0, mended = 0
         for _ in 0..<150 {
             var sample = try Sample()
@@ -125,7 +125,7 @@ struct SSDCacheOfflineCrashTests {
     }
 
     @Test("bytes of any length and content") func noise() throws {
-        var random = Random(state: 3)
+        var random = SplitMix64(seed: 3)
         for round in 0..<60 {
             var bytes = [UInt8](repeating: 0, count: Int(random.next() % 300_000))
             for i in stride(from: 0, to: bytes.count, by: 97) { bytes[i] = UInt8(truncatingIfNeeded: random.next()) }

@@ -51,7 +51,7 @@ final class ArrayMedium: OfflineMedium {
     }
 
     /// What a power failure leaves: of what was not flushed each sector may have arrived, or a part of it.
-    func afterCrash(_ random: inout Random) -> ArrayMedium {
+    func afterCrash(_ random: inout SplitMix64) -> ArrayMedium {
         var left = durable
         for write in pending {
             for sector in stride(from: 0, to: write.data.count, by: 512) {
@@ -69,17 +69,6 @@ final class ArrayMedium: OfflineMedium {
     func replace(_ offset: UInt64, _ data: [UInt8]) {
         bytes.replaceSubrange(Int(offset)..<Int(offset) + data.count, with: data)
         durable = bytes
-    }
-}
-
-struct Random {
-    var state: UInt64
-    mutating func next() -> UInt64 {
-        state &+= 0x9E37_79B9_7F4A_7C15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
     }
 }
 

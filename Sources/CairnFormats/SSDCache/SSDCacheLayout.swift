@@ -80,4 +80,16 @@ package struct SSDCachePlacement: Sendable {
         if result == bucket { result = (result + 1) % buckets }
         return result
     }
+
+    /// The first slot that passes, of those that may hold the block: 16 in its first bucket, and in each of `associativity` more.
+    /// A small cache may offer a bucket twice.
+    @inlinable package func firstSlot(of block: UInt64, associativity: Int, where passes: (Int) -> Bool) -> Int? {
+        var bucket = first(block)
+        for probe in 0...associativity {
+            let base = Int(bucket) * 16
+            for slot in base..<(base + 16) where passes(slot) { return slot }
+            if probe < associativity { bucket = next(bucket, block) }
+        }
+        return nil
+    }
 }

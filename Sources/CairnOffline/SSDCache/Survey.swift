@@ -284,13 +284,11 @@ package final class SSDCacheSurvey {
         let placement = SSDCachePlacement(buckets: image.layout.buckets)
         for (slot, key) in keys.enumerated() where key != 0 {
             let block = (key >> 1) - 1
-            var bucket = placement.first(block), reachable = false
+            var reachable = false
             var twin: Int?
-            for probe in 0...image.associativity {
-                if Int(bucket) == slot / 16 { reachable = true }
-                let base = Int(bucket) * 16
-                for other in base..<min(base + 16, keys.count) where other != slot && keys[other] >> 1 == key >> 1 { twin = other }
-                if probe < image.associativity { bucket = placement.next(bucket, block) }
+            _ = placement.firstSlot(of: block, associativity: image.associativity) { other in
+                if other == slot { reachable = true } else if other < keys.count && keys[other] >> 1 == key >> 1 { twin = other }
+                return false
             }
             if let twin { tellTwin(slot, twin, block) }
             if !reachable { tellUnreachable(slot, block) }

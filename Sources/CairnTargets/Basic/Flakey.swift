@@ -22,7 +22,7 @@ package final class Flakey: Target {
     private let features: Features
     private let born: Nanoseconds
     private let arena: BufferArena
-    private var random: UInt64
+    private var random: SplitMix64
     /// Corrupted copies under way. Ours until the write ends: the engine takes its own reference only when it carries the
     /// action out, after `map` has returned.
     private var copies: [(piece: UInt32, buffer: Buffer)] = []
@@ -50,7 +50,7 @@ package final class Flakey: Target {
         self.features = features
         born = c.now
         arena = c.arena
-        random = c.seed
+        random = SplitMix64(seed: c.seed)
         super.init(typeName: c.typeName, start: c.start, length: c.length)
         ranges = [Range(device: device, start: offset, length: length)]
     }
@@ -203,17 +203,10 @@ package final class Flakey: Target {
         actions.append(.complete(PieceID(piece), status))
     }
 
-    private func next() -> UInt64 {
-        random &+= 0x9E37_79B9_7F4A_7C15
-        var z = random
-        z = (z ^ (z >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        z = (z ^ (z >> 27)) &* 0x94D0_49BB_1331_11EB
-        return z ^ (z >> 31)
-    }
-    private func roll() -> UInt32 { UInt32(next() % 1_000_000_000) }
+    private func roll() -> UInt32 { UInt32(random.next() % 1_000_000_000) }
     private func spoil(_ bytes: UnsafeMutableRawBufferPointer) {
         if bytes.isEmpty { return }
-        let value = next()
+        let value = random.next()
         bytes[Int((value >> 8) % UInt64(bytes.count))] = UInt8(truncatingIfNeeded: value)
     }
 

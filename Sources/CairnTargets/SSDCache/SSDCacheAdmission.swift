@@ -57,15 +57,13 @@ extension SSDCacheTarget {
     /// A slot for a block that has none: a free one, or by eviction of an entry that nobody uses.
     private func allocate(_ block: UInt64, mayEvict: Bool) -> Int? {
         slots.replacement.beginChoice()
-        var bucket = placement.first(block)
-        for probe in 0...settings.associativity {
-            let base = Int(bucket) * 16
-            for slot in base..<(base + 16) where slots.isReusable(slot) {
-                if slots.keys[slot] == 0 { return take(slot, block) }
-                slots.replacement.offer(slot)
-            }
-            if probe < settings.associativity { bucket = placement.next(bucket, block) }
+        let free = placement.firstSlot(of: block, associativity: settings.associativity) { slot in
+            if !slots.isReusable(slot) { return false }
+            if slots.keys[slot] == 0 { return true }
+            slots.replacement.offer(slot)
+            return false
         }
+        if let free { return take(free, block) }
         guard mayEvict, let victim = slots.replacement.choose() else { return nil }
         tally.evictions += 1
         slots.replacement.evict(victim, block: slots.keys[victim] - 1)

@@ -67,6 +67,10 @@ extension SSDCacheTarget {
         emit(.arm(timer: Self.commitTimer, at: now + (commitPace.isQuiet ? Self.quietDelay : Self.commitDelay)), &actions)
     }
 
+    func armCommitIfStale(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if pages.contains(where: \.stale) { armCommit(now, &actions) }
+    }
+
     // MARK: Marks
 
     func startMarkRound(_ now: Nanoseconds, _ actions: inout ActionList) {
@@ -199,7 +203,7 @@ extension SSDCacheTarget {
         }
         needPages.removeFirst(min(needed.count, items.count))
         if items.isEmpty {
-            if pages.contains(where: \.stale) { armCommit(now, &actions) }
+            armCommitIfStale(now, &actions)
             return
         }
         tally.commits += 1
@@ -335,6 +339,6 @@ extension SSDCacheTarget {
         }
         // Once the pages are durable the rest of a commit is housekeeping.
         commitEnded(current, good: good || current.step == .clearing, now, &actions)
-        if pages.contains(where: \.stale) { armCommit(now, &actions) }
+        armCommitIfStale(now, &actions)
     }
 }

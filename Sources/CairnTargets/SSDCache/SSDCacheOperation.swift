@@ -130,13 +130,8 @@ extension SSDCacheTarget {
     // MARK: Lookup
 
     func find(_ block: UInt64) -> Int? {
-        var bucket = placement.first(block)
-        for probe in 0...settings.associativity {
-            let base = Int(bucket) * 16
-            for slot in base..<(base + 16) where slots.keys[slot] == block + 1 { return slot }
-            if probe < settings.associativity { bucket = placement.next(bucket, block) }
-        }
-        return nil
+        let keys = slots.keys
+        return placement.firstSlot(of: block, associativity: settings.associativity) { keys[$0] == block + 1 }
     }
 
     func page(of slot: Int) -> Int { slot / Int(layout.slotsPerPage) }
@@ -159,17 +154,12 @@ extension SSDCacheTarget {
     /// still say on disk that a slot holds it, though memory has forgotten (evicted, dropped, or its mark failed). Which block
     /// a slot held before is not remembered, so one that may be another's counts, too. False: there is none.
     func disown(_ block: UInt64) -> Bool {
-        var found = false
-        var bucket = placement.first(block)
-        for probe in 0...settings.associativity {
-            let base = Int(bucket) * 16
-            for slot in base..<(base + 16) where slots.flags[slot] & SSDCacheSlots.formerOnDisk != 0 && !pages[page(of: slot)].inDoubt {
-                markPages.append(page(of: slot))
-                found = true
-            }
-            if probe < settings.associativity { bucket = placement.next(bucket, block) }
+        let before = markPages.count
+        _ = placement.firstSlot(of: block, associativity: settings.associativity) { slot in
+            if slots.flags[slot] & SSDCacheSlots.formerOnDisk != 0 && !pages[page(of: slot)].inDoubt { markPages.append(page(of: slot)) }
+            return false
         }
-        return found
+        return markPages.count > before
     }
 
     func place(_ slot: Int32, _ sector: Int) -> Sectors {

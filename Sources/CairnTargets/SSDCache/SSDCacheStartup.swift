@@ -112,7 +112,7 @@ extension SSDCacheTarget {
         suspending = false
         distrust = false
         emit(.phaseDone, &actions)
-        if pages.contains(where: \.stale) { armCommit(now, &actions) }
+        armCommitIfStale(now, &actions)
         cleaner = SSDCacheCleaner()
         cleaner.lastRequest = now
         armCleaner(now, &actions)
@@ -390,15 +390,12 @@ extension SSDCacheTarget {
         var drop: [Int] = []
         for slot in 0..<slots.count where slots.keys[slot] != 0 {
             let block = slots.keys[slot] - 1
-            var bucket = placement.first(block)
-            var reachable = false
-            for probe in 0...settings.associativity {
-                if Int(bucket) == slot / 16 { reachable = true }
-                let base = Int(bucket) * 16
-                for other in base..<(base + 16) where other != slot && slots.keys[other] == block + 1 { drop.append(slot) }
-                if probe < settings.associativity { bucket = placement.next(bucket, block) }
+            var isReachable = false, hasTwin = false
+            _ = placement.firstSlot(of: block, associativity: settings.associativity) { other in
+                if other == slot { isReachable = true } else if slots.keys[other] == block + 1 { hasTwin = true }
+                return false
             }
-            if !reachable { drop.append(slot) }
+            if !isReachable || hasTwin { drop.append(slot) }
         }
         if let slot = drop.first(where: { slots.isDirty($0) }) {
             startup?.problem = TargetError(

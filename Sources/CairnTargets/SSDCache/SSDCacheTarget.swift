@@ -342,7 +342,7 @@ package final class SSDCacheTarget: Target {
         commitArmed = false
         cleaner.armed = nil
         emit(.phaseDone, &actions)
-        if pages.contains(where: \.stale) { armCommit(now, &actions) }
+        armCommitIfStale(now, &actions)
         armCleaner(now, &actions)
     }
 
