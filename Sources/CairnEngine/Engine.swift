@@ -173,12 +173,16 @@ public final class Engine {
     private func requestRecord(_ handle: UInt32, _ id: DeviceID, _ record: BackingRecord) {
         guard let device = devices[Int(id.index)] else { return }
         switch device.kind {
-        case .host(let host): recordRequests.append((handle, id, host.host, record))
+        case .host(let host):
+            device.recording = record
+            recordRequests.append((handle, id, host.host, record))
         case .volume: work.append(.recorded(handle, id, .ok))  // nothing of a volume outlives the engine
         }
     }
     /// The host's answer to a `recordRequests` entry.
     public func recorded(target: UInt32, device: DeviceID, status: IOStatus) {
+        // A table that begins anew on the same device must know it.
+        if status.isOK, let device = devices[Int(device.index)], let record = device.recording { device.record = record }
         work.append(.recorded(target, device, status))
     }
 

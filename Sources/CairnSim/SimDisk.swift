@@ -219,13 +219,16 @@ package final class SimDisk {
         lostFlush = false
     }
 
-    /// Bit rot: one bit of the medium changes, in what a reader sees and in what survives.
+    /// Bit rot: one bit changes, in what a reader sees and in whatever may survive.
     package func rot(_ sector: UInt64, bit: Int) {
-        for durableToo in [false, true] {
-            var bytes = durableToo ? peekDurable(sector) : peek(sector)
+        func flip(_ bytes: [UInt8]) -> [UInt8] {
+            var bytes = bytes
             bytes[bit / 8 % 512] ^= 1 << (bit % 8)
-            if durableToo { Self.put(bytes[...], sector, in: &durable) } else { Self.put(bytes[...], sector, in: &current) }
+            return bytes
         }
+        Self.put(flip(peek(sector))[...], sector, in: &current)
+        Self.put(flip(peekDurable(sector))[...], sector, in: &durable)
+        unflushed[sector] = unflushed[sector]?.map { Version(sequence: $0.sequence, bytes: flip($0.bytes)) }
     }
 
     /// A write that was under way in a crash: any of its sectors may have arrived.

@@ -8,8 +8,8 @@ package enum Storm {
     package static func run(
         _ target: StormTarget, seed: UInt64, faults: Set<StormFault> = usualFaults, requests: Int = StormPlan.usualRequests
     ) -> StormOutcome {
-        let plan = StormPlan(target, seed: seed, faults: faults, requests: requests)
-        var outcome = StormRun(target, seed: seed, atomic: plan.atomic).run(plan.steps)
+        var plan = StormPlan(target, seed: seed, faults: faults, requests: requests)
+        var outcome = StormRun(target, seed: seed, atomic: plan.atomic).run(&plan)
         if let sector = outcome.violation?.sector {
             // The same once more, written down.
             outcome = StormRun(target, seed: seed, atomic: plan.atomic, watch: sector).run(plan.steps)
@@ -17,16 +17,16 @@ package enum Storm {
         return outcome
     }
 
-    /// The shortest list of steps found that still ends in a violation: halves, quarters, … are left out while it stays bad.
+    /// The shortest list of steps found that still ends in such a violation: halves, quarters, … are left out while it stays bad.
     package static func shrink(_ target: StormTarget, seed: UInt64, faults: Set<StormFault> = usualFaults) -> (
         from: Int, steps: [String], StormOutcome
     )? {
-        let plan = StormPlan(target, seed: seed, faults: faults)
-        guard let found = StormRun(target, seed: seed, atomic: plan.atomic).run(plan.steps).violation else { return nil }
+        var plan = StormPlan(target, seed: seed, faults: faults)
+        guard let found = StormRun(target, seed: seed, atomic: plan.atomic).run(&plan).violation else { return nil }
         var steps = Array(plan.steps[...min(found.step, plan.steps.count - 1)])
         var chunk = max(1, steps.count / 2)
         func isBad(_ steps: [StormStep]) -> Bool {
-            StormRun(target, seed: seed, atomic: plan.atomic).run(steps).violation != nil
+            StormRun(target, seed: seed, atomic: plan.atomic).run(steps).violation?.text.prefix(12) == found.text.prefix(12)
         }
         if !isBad(steps) { steps = plan.steps }
         while true {
@@ -77,7 +77,12 @@ package struct StormSummary: Sendable {
         total.failedRequests += outcome.failedRequests
         total.faults.merge(outcome.faults, uniquingKeysWith: +)
         total.coverage.merge(outcome.coverage, uniquingKeysWith: &+)
+        total.states.formUnion(outcome.states)
+        total.transitions.formUnion(outcome.transitions)
     }
+
+    /// Every state and transition, for whoever looks for what storms never reach.
+    package var machines: String { (total.states.sorted() + total.transitions.sorted()).joined(separator: "\n") }
 
     package var text: String {
         let faults = total.faults.sorted { $0.key < $1.key }.map { "\($0.key) \($0.value)" }.joined(separator: ", ")
@@ -86,6 +91,7 @@ package struct StormSummary: Sendable {
             \(seeds) seeds, \(total.requests) requests (\(total.failedRequests) failed under faults), \(total.crashes) power losses, \
             \(total.kills) kills, \(total.closes) closes, \(total.recoveries) recoveries, \(total.refused) control operations refused
             faults: \(faults.isEmpty ? "none" : faults)
+            states of the target seen: \(total.states.count), transitions: \(total.transitions.count)
             counters of the target that moved: \(reached.count); never: \(never.isEmpty ? "-" : never.joined(separator: " "))
             \(violations.count) violations
             """

@@ -85,13 +85,13 @@ package struct StormJudge {
         }
     }
 
-    /// The whole volume after a recovery, read twice: each sector holds one of its versions, and the same one again.
+    /// The volume (or as much as its table shows) after a recovery, read twice: each sector holds one of its versions, and the same one again.
     /// After a power loss what was picked is all there is. After a kill it may still be in the disks' caches: an older content can
     /// come back at a power loss before the next flush, a later one never.
     mutating func judge(recovered first: [UInt8], again second: [UInt8], powerLoss: Bool) -> Complaint? {
         first.withUnsafeBytes { one in
             second.withUnsafeBytes { two in
-                for s in sectors.indices where !sectors[s].damaged {
+                for s in 0..<first.count / 512 where !sectors[s].damaged {
                     let found = StormContent.version(one, at: s * 512, of: UInt64(s))
                     let versions = sectors[s].versions
                     guard let found, let kept = versions.lastIndex(where: { StormContent.shown($0) == found }) else {

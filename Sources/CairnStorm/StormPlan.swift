@@ -18,10 +18,17 @@ enum StormStep {
     /// Wait for all answers.
     case quiet
     case fault(disk: Int, SimDisk.Fault, StormFault)
-    case rot(disk: Int, sector: UInt64, bit: Int)
+    /// `closed`: only after a close.
+    case rot(disk: Int, sector: UInt64, bit: Int, closed: Bool)
+    /// The second disk has grown.
+    case grow
+    /// The next table that is loaded is another one.
+    case another(Int)
     case heal
     case reload(Int)
-    case suspend(noflush: Bool)
+    /// Suspend, and resume after a while.
+    case suspend(noflush: Bool, Nanoseconds)
+    case message(Int)
     case end(StormEnd)
 }
 
@@ -33,47 +40,63 @@ enum StormEnd: Equatable {
 }
 
 package struct StormPlan {
-    /// Some are left out, since they would race: a thousand remain.
-    package static let usualRequests = 1250
+    /// Some are left out, since they would race; when fewer than this remain, more runs follow.
+    package static let leastRequests = 1000, usualRequests = 1250
+    package static let leastCrashes = 3
 
-    var steps: [StormStep] = []
+    private(set) var steps: [StormStep] = []
     /// 1 or 8 sectors arrive at once.
     let atomic: UInt64
+    private let target: StormTarget
+    private let faults: Set<StormFault>
+    private var random: SimRandom
+    private let perCycle: Int
 
     init(_ target: StormTarget, seed: UInt64, faults: Set<StormFault>, requests: Int = usualRequests, cycles: Int = 5) {
-        var random = SimRandom(seed: seed &* 0x9E37_79B9 &+ 7919)
+        self.target = target
+        self.faults = faults
+        random = SimRandom(seed: seed &* 0x9E37_79B9 &+ 7919)
         atomic = random.below(2) == 0 ? 1 : 8
-        for cycle in 0..<cycles {
-            let hot = 32 + random.below(StormTarget.sectors - 64)
-            let allowed = StormFault.allCases.filter { faults.contains($0) && $0 != .rot }
-            // Half of the cycles run on good disks: there nothing may fail.
-            let disturbed = !allowed.isEmpty && random.below(2) == 0
-            for _ in 0..<requests / cycles {
-                steps.append(Self.request(&random, hot))
-                switch random.below(16) {
-                case 0..<3: steps.append(.pass(Nanoseconds(50_000 + random.below(4_000_000))))
-                case 3: steps.append(.pass(.milliseconds(1 + random.below(40))))
-                case 4 where random.below(12) == 0: steps.append(.pass(.milliseconds(random.below(3000))))
-                case 5 where random.below(4) == 0: steps.append(.quiet)
-                case 6 where random.below(24) == 0: steps.append(.reload(Int(random.below(UInt64(target.tables.count)))))
-                case 7 where random.below(24) == 0: steps.append(.suspend(noflush: random.below(2) == 0))
-                case 8 where disturbed && random.below(6) == 0:
-                    steps.append(Self.fault(allowed[Int(random.below(UInt64(allowed.count)))], &random))
-                case 9 where disturbed && random.below(10) == 0: steps.append(.heal)
-                default: break
-                }
+        perCycle = requests / cycles
+        for cycle in 0..<cycles { addCycle(mayClose: cycle > 0) }
+    }
+
+    /// One run of the engine and its end.
+    mutating func addCycle(mayClose: Bool) {
+        let hot = 32 + random.below(StormTarget.sectors - 64)
+        let allowed = StormFault.allCases.filter { faults.contains($0) && $0 != .rot }
+        // Half of the cycles run on good disks: there nothing may fail.
+        let disturbed = !allowed.isEmpty && random.below(2) == 0
+        for _ in 0..<perCycle {
+            steps.append(Self.request(&random, hot))
+            switch random.below(16) {
+            case 0..<3: steps.append(.pass(Nanoseconds(50_000 + random.below(4_000_000))))
+            case 3: steps.append(.pass(.milliseconds(1 + random.below(40))))
+            case 4 where random.below(12) == 0: steps.append(.pass(.milliseconds(random.below(3000))))
+            case 5 where random.below(4) == 0: steps.append(.quiet)
+            case 6 where random.below(24) == 0: steps.append(.reload(Int(random.below(UInt64(target.tables.count)))))
+            case 7 where random.below(24) == 0:
+                steps.append(.suspend(noflush: random.below(2) == 0, .milliseconds(random.below(4) == 0 ? random.below(2500) : 0)))
+            case 8 where disturbed && random.below(6) == 0:
+                steps.append(fault(allowed[Int(random.below(UInt64(allowed.count)))]))
+            case 9 where disturbed && random.below(10) == 0: steps.append(.heal)
+            case 10 where !target.messages.isEmpty && random.below(12) == 0:
+                steps.append(.message(Int(random.below(UInt64(target.messages.count)))))
+            default: break
             }
-            if random.below(2) == 0 { steps.append(.quiet) }
-            let lot = random.below(8)
-            if lot == 0 {
-                steps.append(.end(.kill))
-            } else if lot == 1 && cycle > 0 {
-                steps.append(.end(.close))
-            } else {
-                steps.append(.end(.crash(seed: random.next(), recoverySteps: random.below(4) == 0 ? Int(random.below(60)) : nil)))
-            }
-            if faults.contains(.rot) && random.below(2) == 0 { steps.append(Self.rot(target, &random)) }
         }
+        if random.below(2) == 0 { steps.append(.quiet) }
+        let lot = random.below(8)
+        if lot == 0 {
+            steps.append(.end(.kill))
+        } else if lot == 1 && mayClose {
+            steps.append(.end(.close))
+        } else {
+            steps.append(.end(.crash(seed: random.next(), recoverySteps: random.below(4) == 0 ? Int(random.below(60)) : nil)))
+        }
+        if faults.contains(.rot) && random.below(2) == 0 { steps.append(rot()) }
+        if target.grownSectors != nil && random.below(10) == 0 { steps.append(.grow) }
+        if random.below(4) == 0 { steps.append(.another(Int(random.below(UInt64(target.tables.count))))) }
     }
 
     private static func request(_ random: inout SimRandom, _ hot: UInt64) -> StormStep {
@@ -90,10 +113,10 @@ package struct StormPlan {
         }
     }
 
-    private static func fault(_ kind: StormFault, _ random: inout SimRandom) -> StormStep {
+    private mutating func fault(_ kind: StormFault) -> StormStep {
         let disk = Int(random.below(2)), skip = Int(random.below(10))
         let some: Operation = random.below(2) == 0 ? .read : .write
-        let fault: SimDisk.Fault
+        var fault: SimDisk.Fault
         switch kind {
         case .once, .rot: fault = .init(.error(.io), some, skip: skip, times: 1)
         case .while_: fault = .init(.error(.io), some, skip: skip, times: 2 + Int(random.below(20)))
@@ -105,15 +128,21 @@ package struct StormPlan {
         case .vanish: fault = .init(.error(.noDevice), nil, skip: skip, times: 5 + Int(random.below(40)))
         case .misdirect: fault = .init(.misdirected(random.below(2) == 0 ? 8 : -8), .write, skip: skip, times: 1)
         }
+        // Metadata is written seldom: some faults wait for it.
+        if disk == 1, random.below(2) == 0, let metadata = target.metadata, fault.operation != .flush {
+            fault.sectors = metadata
+            fault.skip = Int(random.below(3))
+        }
         return .fault(disk: kind == .misdirect ? 0 : disk, fault, kind)
     }
 
-    private static func rot(_ target: StormTarget, _ random: inout SimRandom) -> StormStep {
-        let bit = Int(random.below(4096))
-        if let promised = target.checksummed(), random.below(2) == 0 {
-            let count = promised.sectors.upperBound - promised.sectors.lowerBound
-            return .rot(disk: promised.disk, sector: promised.sectors.lowerBound + random.below(count), bit: bit)
+    private mutating func rot() -> StormStep {
+        let bit = Int(random.below(4096)), guarded = target.guarded
+        if !guarded.isEmpty && random.below(2) == 0 {
+            let part = guarded[Int(random.below(UInt64(guarded.count)))]
+            let sector = part.sectors.lowerBound + random.below(part.sectors.upperBound - part.sectors.lowerBound)
+            return .rot(disk: 1, sector: sector, bit: bit, closed: part.closed)
         }
-        return .rot(disk: 0, sector: random.below(StormTarget.sectors), bit: bit)
+        return .rot(disk: 0, sector: random.below(StormTarget.sectors), bit: bit, closed: false)
     }
 }

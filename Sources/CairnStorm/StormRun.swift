@@ -10,6 +10,7 @@ package struct StormOutcome: Sendable {
     package var requests = 0, crashes = 0, kills = 0, closes = 0, recoveries = 0, refused = 0, failedRequests = 0
     package var faults: [String: Int] = [:]
     package var coverage: [String: UInt64] = [:]
+    package var states: Set<String> = [], transitions: Set<String> = []
     package var violation: StormViolation?
 }
 
@@ -55,19 +56,44 @@ final class StormRun {
         target.makeDisks(host, atomic: atomic)
     }
 
+    /// The plan and, while it has had too few requests or crashes, more of its kind.
+    func run(_ plan: inout StormPlan) -> StormOutcome {
+        recover(steps: nil)
+        run(plan.steps[...])
+        while outcome.violation == nil, outcome.requests < StormPlan.leastRequests || outcome.crashes + outcome.kills < StormPlan.leastCrashes {
+            let before = plan.steps.count
+            plan.addCycle(mayClose: false)
+            run(plan.steps[before...])
+        }
+        return conclude()
+    }
     func run(_ steps: [StormStep]) -> StormOutcome {
         recover(steps: nil)
-        for (number, next) in steps.enumerated() where outcome.violation == nil {
+        run(steps[...])
+        return conclude()
+    }
+
+    private func run(_ steps: ArraySlice<StormStep>) {
+        for (number, next) in zip(steps.indices, steps) where outcome.violation == nil {
             step = number
             if broken, !next.survivesBreakage { continue }
-            if case .rot(let disk, let sector, let bit) = next {
-                outcome.faults[StormFault.rot.rawValue, default: 0] += 1
-                rot(disk, sector, bit)
-                continue
+            switch next {
+            case .rot(let disk, let sector, let bit, let closed): rot(disk, sector, bit, closed: closed)
+            case .grow: grow()
+            case .another(let index):
+                guard needsRecovery else { break }
+                formerTable = tableIndex
+                tableIndex = index
+                note("the next table is table \(index)")
+            default:
+                recoverIfNeeded()
+                if outcome.violation == nil { perform(next) }
             }
-            recoverIfNeeded()
-            if outcome.violation == nil { perform(next) }
+            observe()
         }
+    }
+
+    private func conclude() -> StormOutcome {
         recoverIfNeeded()
         if let volume, outcome.violation == nil { finish(volume) }
         outcome.hash = host.trace.value
@@ -109,31 +135,40 @@ final class StormRun {
             for disk in host.disks { disk.faults.removeAll() }
             host.releaseStuck()
             note("faults end")
-        case .rot: break  // between an end and a recovery, see `run`
+        case .rot, .grow, .another: break  // between an end and a recovery, see `run`
         case .reload(let index):
-            control("reload") { [target] () throws(TargetError) in
+            // Requests behind a new end fail, as they should.
+            if target.length(index) < target.length(tableIndex) { quiet() }
+            if outcome.violation != nil { return }
+            control("reload of table \(index)") { [target] () throws(TargetError) in
                 try self.host.reload(volume, target.tables[index])
                 self.tableIndex = index
             }
-        case .suspend(let noflush):
+        case .suspend(let noflush, let pause):
             control(noflush ? "suspend --noflush" : "suspend", flushes: !noflush) { () throws(TargetError) in
                 try self.host.suspend(volume, noflush: noflush)
+                self.host.run(for: pause)
+                self.observe()
                 try self.host.resume(volume)
             }
+        case .message(let index): message(target.messages[index], volume)
         case .end(let how): end(how)
         }
     }
 
     // MARK: Requests
 
+    private var length: UInt64 { target.length(tableIndex) }
+
     private func send(_ operation: Operation, _ volume: Volume, _ range: Range<UInt64>, _ kind: Flight.Kind) {
+        if range.upperBound > length { return }
         let token = host.submit(operation, to: volume, range.lowerBound, UInt64(range.count))
         sent(token, range, kind, "\(operation)")
     }
 
     private func change(_ operation: Operation, _ volume: Volume, _ range: Range<UInt64>, _ kind: Flight.Kind, fua: Bool = false) {
         // Two writes at once may end in either order; who wins is nobody's promise, so they are not sent.
-        if judge.isWriting(range) { return }
+        if judge.isWriting(range) || range.upperBound > length { return }
         let version = judge.newVersion(zeroes: operation != .write)
         judge.begin(range, version)
         let data = operation == .write ? StormContent.bytes(range.lowerBound, UInt64(range.count), version) : []
@@ -212,8 +247,21 @@ final class StormRun {
         collect()
     }
 
+    /// What a running volume may refuse for a moment: a change while another is under way, or when its cache is lost.
+    private func message(_ words: String, _ volume: Volume) {
+        note("message \(words)")
+        do throws(TargetError) {
+            try host.message(volume, words)
+            host.settle()
+        } catch {
+            outcome.refused += 1
+            if !trouble && error.status != .busy { violate("the message \(words) failed on good disks: \(error.text)", nil) }
+        }
+    }
+
     private func end(_ wanted: StormEnd) {
         gatherCoverage()
+        closed = false
         var how = wanted
         // What a failed flush lost is gone at a power loss only; until then reads show it, and nobody can know (Linux).
         if broken || host.disks.contains(where: \.lostFlush) {
@@ -239,6 +287,7 @@ final class StormRun {
                 powerLoss = false
             }
             outcome.closes += 1
+            closed = !powerLoss
         case .crash(let seed, let steps):
             collect()
             note("power loss")
@@ -248,6 +297,7 @@ final class StormRun {
             again = steps
         }
         volume = nil
+        states = [:]
         flights.removeAll()
         judge.forget()
         judge.stopped()
@@ -268,12 +318,11 @@ final class StormRun {
     }
 
     private func recover(steps: Int?) {
-        let table = target.tables[tableIndex]
         if let steps {
             outcome.crashes += 1
             do throws(TargetError) {
                 let volume = try host.engine.create(name: "v")
-                try host.load(volume, table)
+                try host.load(volume, target.tables[tableIndex])
                 _ = host.startResume(volume)
                 for _ in 0..<steps { _ = host.step(notAfter: host.now + .seconds(1)) }
             } catch { return violate("a recovery failed: \(error.text)", nil) }
@@ -281,15 +330,20 @@ final class StormRun {
             powerLoss = true
             note("power loss in the recovery")
         }
-        do throws(TargetError) { volume = try host.create("v", table) } catch {
-            // A changed backing under dirty data is refused, in words.
-            if rotted && error.text.contains("the backing was changed without its cache") {
+        while true {
+            do throws(TargetError) {
+                volume = try host.create("v", target.tables[tableIndex])
+                break
+            } catch {
+                guard let undo = amends(error) else { return violate("a recovery failed: \(error.text)", nil) }
                 outcome.refused += 1
-                volume = nil
-                return
+                note("refused: \(error.text)")
+                undo()
             }
-            return violate("a recovery failed: \(error.text)", nil)
         }
+        lastRot = nil
+        ungrown = nil
+        formerTable = nil
         outcome.recoveries += 1
         guard let volume, let first = readAll(volume), let second = readAll(volume) else {
             return violate("the volume cannot be read after a recovery", nil)
@@ -299,8 +353,8 @@ final class StormRun {
     }
 
     private func readAll(_ volume: Volume) -> [UInt8]? {
-        let step = UInt64(64)
-        let tokens = stride(from: UInt64(0), to: StormTarget.sectors, by: Int(step)).map { host.submit(.read, to: volume, $0, step) }
+        let step = UInt64(64), end = length
+        let tokens = stride(from: UInt64(0), to: end, by: Int(step)).map { host.submit(.read, to: volume, $0, min(step, end - $0)) }
         host.run { tokens.allSatisfy { self.host.status(of: $0) != nil } }
         var all: [UInt8] = []
         all.reserveCapacity(Int(StormTarget.sectors) * 512)
@@ -313,15 +367,45 @@ final class StormRun {
 
     // MARK: Damage
 
-    /// The backing has been changed behind its cache, since the beginning.
-    private var rotted = false
+    /// The volume was closed in order.
+    private var closed = false
+    private var lastRot: (disk: Int, sector: UInt64, bit: Int)?
+    /// The table of the last run.
+    private var formerTable: Int?
+    /// What the second disk had before it grew.
+    private var ungrown: UInt64?
 
-    private func rot(_ disk: Int, _ sector: UInt64, _ bit: Int) {
-        rotted = rotted || disk == 0
+    private func rot(_ disk: Int, _ sector: UInt64, _ bit: Int, closed mustBeClosed: Bool) {
+        if mustBeClosed && !closed || !needsRecovery { return }
+        outcome.faults[StormFault.rot.rawValue, default: 0] += 1
         host.disks[disk].rot(sector, bit: bit)
+        lastRot = (disk, sector, bit)
         note("bit rot on disk \(disk), sector \(sector)")
-        if let promised = target.checksummed(), promised.disk == disk, promised.sectors.contains(sector) { return }
         if let hurt = target.volumeSector(disk: disk, sector) { damage([hurt]) }
+    }
+
+    private func grow() {
+        guard needsRecovery, let grown = target.grownSectors, host.disks[1].size.count < grown else { return }
+        note("disk 1 grows")
+        ungrown = host.disks[1].size.count
+        host.disks[1].size = Sectors(grown)
+    }
+
+    /// A refusal that is right, and how the admin mends it.
+    private func amends(_ error: TargetError) -> (() -> Void)? {
+        if let rot = lastRot, rot.disk == 0, error.text.contains("the backing was changed without its cache") {
+            lastRot = nil
+            return { [host] in host.disks[0].rot(rot.sector, bit: rot.bit) }
+        }
+        if let was = ungrown, error.text.contains("while it holds what the backing lacks") {
+            ungrown = nil
+            return { [host] in host.disks[1].size = Sectors(was) }
+        }
+        if let former = formerTable, error.text.contains("does not look") {
+            formerTable = nil
+            return { [self] in tableIndex = former }
+        }
+        return nil
     }
 
     /// Nobody promises to notice a misdirected write: neither the place it left nor the one it hit is judged any more. Which write
@@ -331,6 +415,19 @@ final class StormRun {
     private func damage(_ hurt: [UInt64]) { for s in hurt { judge.sectors[Int(s)].damaged = true } }
 
     // MARK: Words
+
+    /// Which states the targets are in, and which followed which.
+    private func observe() {
+        for target in volume?.live?.targets ?? [] {
+            for machine in target.machines() {
+                let name = "\(machine.machine)", now = "\(machine.state)"
+                if let before = states[name], before != now { outcome.transitions.insert("\(name) \(before) → \(now)") }
+                states[name] = now
+                outcome.states.insert("\(name) \(now)")
+            }
+        }
+    }
+    private var states: [String: String] = [:]
 
     private func gatherCoverage() {
         for target in volume?.live?.targets ?? [] {
@@ -353,7 +450,7 @@ extension StormStep {
     /// Goes on when control of the volume was lost.
     var survivesBreakage: Bool {
         switch self {
-        case .end, .heal, .rot: true
+        case .end, .heal, .rot, .grow, .another: true
         default: false
         }
     }

@@ -11,18 +11,26 @@ package struct StormTarget: Sendable {
     package static let sectors: UInt64 = 512
     package let name: String
     let kind: Kind
-    /// The table's last words; a reload under fire changes from one to another.
+    /// Whole tables; a reload under fire changes from one to another, also to one of another length.
     let tables: [String]
+    /// What an admin may say while it runs.
+    var messages: [String] = []
+    /// Of a cache, in sectors.
+    var blockSectors: UInt64 = 8
+    var buckets: UInt64 = 2
 
     package static let all: [StormTarget] = [
-        cache("ssdcache-writeback", ["writeback", "writeback options 1 lru"]),
+        cache("ssdcache-writeback", ["writeback", "writeback options 1 lru", "writeback assoc 1"]),
         cache("ssdcache-writethrough", ["writethrough", "writethrough options 1 lfu"]),
-        cache("ssdcache-readcache", ["readcache", "readcache assoc 0"]),
+        cache("ssdcache-readcache", ["readcache", "readcache assoc 0"], buckets: 3),
         cache("ssdcache-modes", ["writeback", "writethrough", "readcache", "writeback options 1 queue_busy"]),
         cache("ssdcache-options", ["writethrough options 2 evict_on_write queue_busy", "writethrough options 1 skip_write_insert"]),
+        // Several entry pages, and requests over many blocks.
+        cache("ssdcache-blocks", ["writeback", "writeback options 1 lru", "writethrough", "writethrough assoc 0"], blockSectors: 1, buckets: 16),
         StormTarget(
-            name: "linear", kind: .linear, tables: ["0 256 linear a 64\n256 256 linear b 8"]),
-        StormTarget(name: "striped", kind: .striped, tables: ["0 512 striped 2 16 a 0 b 32"]),
+            name: "linear", kind: .linear,
+            tables: ["0 256 linear a 64\n256 256 linear b 8", "0 128 linear a 64\n128 128 linear a 192\n256 256 linear b 8", "0 256 linear a 64"]),
+        StormTarget(name: "striped", kind: .striped, tables: ["0 512 striped 2 16 a 0 b 32", "0 384 striped 2 16 a 0 b 32"]),
         StormTarget(name: "flakey", kind: .flakey, tables: ["0 512 flakey a 0 3600 0", "0 512 linear a 0"]),
     ]
     /// A name, or the beginning of several; "all".
@@ -31,13 +39,33 @@ package struct StormTarget: Sendable {
         return exact.isEmpty ? all.filter { word == "all" || $0.name.hasPrefix(word) } : exact
     }
 
-    private static func cache(_ name: String, _ words: [String]) -> StormTarget {
-        StormTarget(name: name, kind: .ssdcache, tables: words.map { "0 \(sectors) ssdcache a b blocksize 8 \($0)" })
+    private static func cache(_ name: String, _ words: [String], blockSectors: UInt64 = 8, buckets: UInt64 = 2) -> StormTarget {
+        var messages = ["flush", "policy lru", "policy s3fifo", "drop_clean", "invalidate 64 128", "clean_idle 0", "clean_idle 1000"]
+        messages += ["dirty_low 5", "dirty_high 60", "dirty_high 90"]
+        if name == "ssdcache-modes" { messages += ["mode writeback", "mode writethrough", "mode readcache"] }
+        let lines = words.map { "ssdcache a b blocksize \(blockSectors) \($0)" }
+        return StormTarget(
+            name: name, kind: .ssdcache, tables: lines.map { "0 \(sectors) \($0)" } + ["0 \(sectors - 88) \(lines[0])"], messages: messages,
+            blockSectors: blockSectors, buckets: buckets)
     }
+
+    /// How long a volume of this table is.
+    func length(_ table: Int) -> UInt64 {
+        tables[table].split(separator: "\n").reduce(0) { $0 + ($1.split(separator: " ").dropFirst().first.flatMap { UInt64($0) } ?? 0) }
+    }
+
+    var layout: SSDCacheLayout? { kind == .ssdcache ? SSDCacheLayout(blockSectors: blockSectors, buckets: buckets) : nil }
+    /// Of its second disk when that grows.
+    var grownSectors: UInt64? {
+        kind == .ssdcache ? SSDCacheLayout(blockSectors: blockSectors, buckets: buckets + 1).map { $0.totalBytes / 512 } : nil
+    }
+    /// Where its second disk has what the target lives by, not data.
+    var metadata: Range<UInt64>? { layout.map { 0..<$0.dataOffset / 512 } }
+    private var isNeverDirty: Bool { !tables.contains { $0.contains("writeback") } && !messages.contains("mode writeback") }
 
     /// The disks, formatted.
     func makeDisks(_ host: SimHost, atomic: UInt64) {
-        guard kind == .ssdcache, let layout = SSDCacheLayout(blockSectors: 8, buckets: 2) else {
+        guard let layout else {
             for name in ["a", "b"] { host.addDisk(name, sectors: Self.sectors + 64).atomicSectors = atomic }
             return
         }
@@ -50,7 +78,7 @@ package struct StormTarget: Sendable {
         superblock.state = .inUse
         var bytes = [UInt8](repeating: 0, count: 4096)
         bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
-        for copy in [UInt64(0), 128] { fast.poke(copy, bytes) }
+        for copy in [SSDCacheLayout.superblockA, SSDCacheLayout.superblockB] { fast.poke(copy / 512, bytes) }
         backing.atomicSectors = atomic
         fast.atomicSectors = atomic
     }
@@ -69,11 +97,22 @@ package struct StormTarget: Sendable {
             return (sector - from) / 16 * 32 + (sector - from) % 16 + (disk == 0 ? 0 : 16)
         }
     }
-    /// Where bit rot must be noticed by a checksum: the entry pages of a cache that is never dirty.
-    func checksummed() -> (disk: Int, sectors: Range<UInt64>)? {
-        guard kind == .ssdcache, !tables.contains(where: { $0.contains("writeback") }),
-            let layout = SSDCacheLayout(blockSectors: 8, buckets: 2)
-        else { return nil }
-        return (1, layout.tableOffset / 512..<layout.dataOffset / 512)
+
+    /// Where the target promises to survive bit rot. `closed`: only of a volume that was closed, for a crash may leave the one
+    /// good copy there.
+    struct Guarded {
+        let sectors: Range<UInt64>
+        let closed: Bool
+    }
+    var guarded: [Guarded] {
+        guard let layout else { return [] }
+        func part(_ offset: UInt64, _ length: UInt64, closed: Bool) -> Guarded {
+            Guarded(sectors: offset / 512..<(offset + length) / 512, closed: closed)
+        }
+        return [
+            part(SSDCacheLayout.superblockA, 4096, closed: true), part(SSDCacheLayout.superblockB, 4096, closed: true),
+            part(SSDCacheLayout.bitmapOffset, layout.bitmapBlocks * 4096, closed: false),
+            part(layout.tableOffset, layout.tableBytes, closed: !isNeverDirty),
+        ]
     }
 }

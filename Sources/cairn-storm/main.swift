@@ -9,7 +9,7 @@ let usage = """
 struct Refused: Error { let text: String }
 struct Options {
     var target = "ssdcache", seed: UInt64 = 1, count: UInt64 = 1000, minutes: UInt64?, threads = 2
-    var faults = Storm.usualFaults, faultsWord = "", replay: UInt64?, shrink = false
+    var faults = Storm.usualFaults, faultsWord = "", replay: UInt64?, shrink = false, mutant: String?
 
     init(_ words: ArraySlice<String>) throws {
         var left = words
@@ -26,6 +26,9 @@ struct Options {
             case "--threads": threads = max(1, min(64, Int(try number(word, left.popFirst()))))
             case "--replay": replay = try number(word, left.popFirst())
             case "--shrink": shrink = true
+            #if MUTANTS
+                case "--mutant": mutant = left.popFirst() ?? ""
+            #endif
             case "--faults":
                 faultsWord = left.popFirst() ?? ""
                 faults = try Self.faults(faultsWord)
@@ -78,11 +81,31 @@ func lane(_ target: StormTarget, _ first: UInt64, _ options: Options, until dead
     return summary
 }
 
+#if MUTANTS
+    /// One deliberate bug: found (true), or not within the seeds.
+    func hunt(_ name: String, _ options: Options) throws -> Bool {
+        guard let mutant = StormMutant.named(name) else {
+            throw Refused(text: "no mutant \(name): \(StormMutant.all.map { "\($0.mutant)" }.joined(separator: " "))")
+        }
+        let start = ContinuousClock.now
+        guard let found = mutant.look(from: options.seed, limit: options.count) else {
+            print("\(name): NOT FOUND in \(options.count) seeds of \(mutant.targets.joined(separator: ", ")), \(ContinuousClock.now - start)")
+            return false
+        }
+        let what = found.outcome.violation?.text ?? ""
+        print("| \(name) | \(found.target.name) | \(found.seeds) | \(ContinuousClock.now - start) | \(what) |")
+        return true
+    }
+#endif
+
 do {
     let options = try Options(CommandLine.arguments.dropFirst())
     let targets = StormTarget.named(options.target)
     if targets.isEmpty { throw Refused(text: "no target \(options.target): \(StormTarget.all.map(\.name).joined(separator: " "))") }
     var good = true
+    #if MUTANTS
+        if let mutant = options.mutant { exit(try hunt(mutant, options) ? 0 : 1) }
+    #endif
     if let seed = options.replay {
         for target in targets where !replay(target, seed, options) { good = false }
     } else {

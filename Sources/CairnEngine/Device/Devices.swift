@@ -115,9 +115,9 @@ extension Engine {
     private func sendFlush(_ index: UInt32, _ device: LowerDevice) {
         if device.failed { return work.append(.below(index, .io)) }
         if case .volume(let volume) = device.kind { return startChild(index, volume) }
-        if device.flushInFlight { return device.flushNext.append(index) }
+        if device.flushInFlight && !mutated(.flushCoversLater) { return device.flushNext.append(index) }
         device.flushing.append(index)
-        emitFlush(device)
+        if !device.flushInFlight { emitFlush(device) }
     }
 
     private func emitFlush(_ device: LowerDevice) {
@@ -131,7 +131,10 @@ extension Engine {
     }
 
     private func flushDone(_ device: LowerDevice, _ status: IOStatus) {
-        if !status.isOK { fail(device, status) }
+        if !status.isOK {
+            if mutated(.failedFlushRetried) { return emitFlush(device) }
+            fail(device, status)
+        }
         device.flushInFlight = false
         for piece in device.flushing { work.append(.below(piece, status)) }
         device.flushing.removeAll(keepingCapacity: true)

@@ -32,8 +32,10 @@ public final class LowerDevice {
     var flushNext: [UInt32] = []
     var fences: [Fence] = []
     var fenced: [UInt32] = []
-    /// What the state directory knew when it was last opened for a cache.
+    /// What the state directory knows of it, since it was last opened for a cache.
     var record: BackingRecord?
+    /// What it is being told.
+    var recording: BackingRecord?
 
     init(id: DeviceID, kind: Kind) {
         self.id = id

@@ -111,6 +111,8 @@ open class Target {
     open func extent(at sector: Sectors, count: Sectors) -> (count: Sectors, bits: UInt32) { (count, 0) }
     /// Named numbers for `stats`, in a fixed order.
     open func counters() -> [(name: String, value: UInt64)] { [] }
+    /// The state of each of its state machines: what the storm counts as covered. Not for the data path.
+    open func machines() -> [(machine: StaticString, state: String)] { [] }
 }
 
 /// A word of a table line. `text` is what the kernel would see (backslash makes the next character literal); `raw` keeps

@@ -197,7 +197,7 @@ extension Engine {
                 throw TargetError("Device lookup failed: \(word.text)", status: .noDevice)
             }
             switch device.kind {
-            case .host(let host): return .host(host, record: nil)
+            case .host(let host): return .host(host, record: device.record)
             case .volume(let volume): return .volume(volume.name)
             }
         }

@@ -7,8 +7,9 @@ import CairnFormats
 /// A doubt mark that cannot be written means that old entries cannot be disowned where they stand. So the fact is made durable in
 /// another place, the state directory's record of the backing ("written without its cache"), before the first write that those
 /// entries do not know: a crash before leaves them true, after it the next opening drops them all. When the record fails, too, the
-/// write fails, and nothing has changed. With dirty sectors there is no carrying on: only the cache has them.
-enum SSDCacheAlone { case recording, yes }
+/// write fails, and nothing has changed. With dirty sectors there is no carrying on: only the cache has them. When there were some,
+/// the cache may still call them dirty; that they reached the backing is made durable first (its flush), and then recorded, too.
+enum SSDCacheAlone { case flushing, recording, yes }
 
 extension SSDCacheTarget {
     /// A mark has failed. True: the waiter is answered later.
@@ -21,12 +22,20 @@ extension SSDCacheTarget {
         // A write to a slot that is under way would leave dirty data behind.
         if alone == nil && ops.contains(where: { $0.phase != .free && $0.leavesDirty }) { return false }
         aloneWaiters.append(waiter)
-        if alone == nil {
-            alone = .recording
-            let record = BackingRecord(cache: superblock.uuidText, dirty: superblock.mayBeDirty, writtenAlone: true)
-            emit(.record(backing.id, record), &actions)
+        if alone != nil { return true }
+        alone = .flushing
+        if superblock.mayBeDirty {
+            emit(.submit(SubOperation(device: backing.id, operation: .flush, token: Token.make(Token.alone, 0))), &actions)
+        } else {
+            aloneFlushed(.ok, now, &actions)
         }
         return true
+    }
+
+    func aloneFlushed(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let superblock, status.isOK else { return aloneRecorded(status, now, &actions) }
+        alone = .recording
+        emit(.record(backing.id, BackingRecord(cache: superblock.uuidText, dirty: false, writtenAlone: true)), &actions)
     }
 
     func aloneRecorded(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {

@@ -34,7 +34,7 @@ extension SSDCacheTarget {
             return endClosing(TargetError("writing the cache's metadata failed; it stays marked as in use", status: .io), &actions)
         }
         if !isQuiet { return }
-        if pages.contains(where: \.stale) {
+        if pages.contains(where: \.stale) && !mutated(.dirtyLostOnSuspend) {
             startCommit(now, &actions)
             return  // without memory the timer tries again
         }

@@ -105,7 +105,7 @@ extension SSDCacheTarget {
         current.pending -= 1
         round = current
         if current.pending > 0 { return }
-        if current.flushing || !current.failed.isOK { return endMarkRound(current.failed, now, &actions) }
+        if current.flushing || !current.failed.isOK || mutated(.markNotFlushed) { return endMarkRound(current.failed, now, &actions) }
         round?.flushing = true
         round?.pending = 1
         emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.mark, 1))), &actions)
@@ -208,10 +208,11 @@ extension SSDCacheTarget {
         }
         tally.commits += 1
         // The backing is flushed only if it was written: its flush is what a write-back cache saves.
-        let devices = backingWrites.isDurable ? [cache.id] : [backing.id, cache.id]
+        let devices = backingWrites.isDurable || mutated(.commitSkipsBacking) ? [cache.id] : [backing.id, cache.id]
         commit = SSDCacheCommit(
             items: items, buffers: buffers, pending: devices.count, startedAt: needClock, backingMark: backingWrites.mark,
             cacheMark: cacheWrites.mark)
+        if mutated(.metadataBeforeData) { commit?.pending = 1; return commitDone(0, .ok, now, &actions) }
         for device in devices {
             emit(.submit(SubOperation(device: device, operation: .flush, token: Token.make(Token.commit, 0))), &actions)
         }
@@ -262,6 +263,7 @@ extension SSDCacheTarget {
                 write(buffer, at: layout.pageOffset(UInt64(item.page), copy: UInt64(item.copy)), Token.make(Token.commit, 0), &actions)
             }
         case .writingPages:
+            if mutated(.pagesNotFlushed) { return pagesAreDurable(now, &actions) }
             commit?.step = .flushingPages
             commit?.pending = 1
             emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.commit, 0))), &actions)
@@ -283,7 +285,7 @@ extension SSDCacheTarget {
             pages[item.page].nextCopy = 1 - item.copy
             pages[item.page].damaged &= ~(1 << item.copy)
             let lags = settle(item)
-            guard pages[item.page].changes == item.changes else { continue }
+            guard pages[item.page].changes == item.changes || mutated(.doubtClearedEarly) else { continue }
             pages[item.page].stale = pages[item.page].damaged != 0 || lags
             if pages[item.page].inDoubt { settled.append(item.page) }
         }
@@ -325,7 +327,7 @@ extension SSDCacheTarget {
             slots.flags[base + i] = flags
         }
         pages[item.page].written[Int(item.copy)] = item.changes
-        return isDirty && pages[item.page].written[1 - Int(item.copy)] != item.changes
+        return isDirty && !mutated(.olderCopyForgotten) && pages[item.page].written[1 - Int(item.copy)] != item.changes
     }
 
     private func endCommit(_ good: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {

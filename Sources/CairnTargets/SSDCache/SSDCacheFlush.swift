@@ -33,6 +33,7 @@ struct SSDCacheDurability {
 
 extension SSDCacheTarget {
     func flushArrived(_ piece: Piece, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if mutated(.flushAnsweredAtOnce) { return emit(.complete(piece.id, .ok), &actions) }
         if backingIsAll { return emit(.remap(piece.id, backing.id, .zero), &actions) }
         addFlush(piece.id, now, &actions)
     }
@@ -62,7 +63,7 @@ extension SSDCacheTarget {
         let oldest = commit?.oldestNeed ?? needPages.first.map { pages[$0].need } ?? .max
         var mustCommit = false
         for i in flushes.indices where flushes[i].pending == nil {
-            if flushes[i].ticket >= oldest {
+            if flushes[i].ticket >= oldest && !mutated(.flushSkipsCommit) {
                 mustCommit = true
             } else if flushes[i].covered {
                 flushes[i].pending = 0
@@ -80,7 +81,7 @@ extension SSDCacheTarget {
     private func submitFlush(
         _ device: DeviceID, _ writes: SSDCacheDurability, of index: Int, value: UInt64, _ actions: inout ActionList
     ) {
-        if writes.isDurable { return }
+        if writes.isDurable || mutated(.flushSkipsDevices) { return }
         flushes[index].pending = (flushes[index].pending ?? 0) + 1
         let token = Token.make(Token.flush, flushes[index].id << 1 | value)
         flushMarks.append((token: token, mark: writes.mark))

@@ -113,8 +113,9 @@ extension SSDCacheTarget {
                     switch other.phase {
                     // A reader is waited for, too, but it does not make the sectors busy.
                     case .readingCache, .readingBoth, .fetching: mustWait = true
+                    case .cleaning where mutated(.cleanRace): break
                     case .populating, .marking, .cleaning: busy = true
-                    default: if other.isWrite { busy = true } else { ops[Int(earlier)].stale = true }
+                    default: if other.isWrite { busy = true } else { ops[Int(earlier)].stale = !mutated(.populateRace) }
                     }
                 } else if other.isWrite || other.phase == .populating || other.phase == .marking {
                     busy = true
@@ -142,7 +143,7 @@ extension SSDCacheTarget {
         pages[page].changes &+= 1
         pages[page].stale = true
         // A copy on disk calls something of the slot dirty that may be outdated now.
-        if slots.flags[slot] & SSDCacheSlots.dirtyInAnyCopy != 0 { needsCommit(page) }
+        if slots.flags[slot] & SSDCacheSlots.dirtyInAnyCopy != 0 && !mutated(.droppedDirtyForgotten) { needsCommit(page) }
     }
 
     /// Must the doubt bit be set before this slot's content, or the backing under it, changes?
@@ -173,7 +174,7 @@ extension SSDCacheTarget {
         let found = find(op.block)
         ops[Int(id)].copies = !busy && !settings.disableWriteback
         if busy {
-            if let slot = found, slots.hasDirty(slot, op.first, op.count) {
+            if let slot = found, slots.hasDirty(slot, op.first, op.count), !mutated(.readDuringDirtyWrite) {
                 ops[Int(id)].waited = true  // the backing has older data: when the others have ended, the cache has it all
                 return
             }
@@ -185,7 +186,7 @@ extension SSDCacheTarget {
             ops[Int(id)].slot = Int32(slot)
             ops[Int(id)].phase = .readingCache
             return emit(.remapNotify(op.piece.id, cache.id, place(Int32(slot), op.first), tag: UInt32(id)), &actions)
-        } else if let slot = found, slots.hasDirty(slot, op.first, op.count) {
+        } else if let slot = found, slots.hasDirty(slot, op.first, op.count), !mutated(.mixedReadFromBacking) {
             tally.readInvalid += 1
             slots.replacement.hit(slot)
             return readBoth(id, slot, &actions)
@@ -360,7 +361,8 @@ extension SSDCacheTarget {
             markPages.append(page(of: slot))
             mustWait = true
         }
-        if !mustWait { return write(id, &actions) }
+        if mutated(.noDoubtMark) { markPages = [] }
+        if !mustWait || mutated(.noDoubtMark) { return write(id, &actions) }
         ops[Int(id)].phase = .marking
         markQueue.append(.operation(id))
         startMarkRound(now, &actions)
@@ -451,13 +453,13 @@ extension SSDCacheTarget {
         if ops[Int(id)].pending > 0 { return }
         let op = ops[Int(id)]
         if !op.isWrite && !op.failed { tally.populated += 1 }
-        let good = !op.failed && !op.stale && op.copies
+        let good = (!op.failed || mutated(.failedCopyBelieved)) && !op.stale && op.copies
         if op.slot >= 0 { endOnSlot(id, valid: good, now, &actions) } else { finish(id, now, &actions) }
     }
 
     /// FUA is durable on the backing already; what the cache's pages say otherwise must be durable, too.
     private func answer(_ op: SSDCacheOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        if status.isOK && op.isWrite && op.piece.flags.contains(.fua) && !backingIsAll {
+        if status.isOK && op.isWrite && op.piece.flags.contains(.fua) && !backingIsAll && !mutated(.fuaForgotten) {
             addFlush(op.piece.id, now, &actions)
         } else {
             emit(.complete(op.piece.id, status), &actions)

@@ -22,7 +22,7 @@ extension SSDCacheTarget {
                 }
             if blocked { continue }
             ranges_[i].started = true
-            if invalidate(range.piece) {
+            if invalidate(range.piece) && !mutated(.rangeBeforeMark) {
                 markQueue.append(.range(range.piece.id))
                 startMarkRound(now, &actions)
             } else {

@@ -1,3 +1,4 @@
+import CairnCore
 import CairnFormats
 
 /// The entries in memory: parallel arrays, one element per slot, 89 bytes with what
@@ -79,7 +80,8 @@ final class SSDCacheSlots {
     }
     /// The slot may be given to another block: nobody uses it, and it is dirty neither here nor in a copy on disk.
     func isReusable(_ slot: Int) -> Bool {
-        references[slot] == 0 && flags[slot] & (Self.isDirty | Self.dirtyInAnyCopy) == 0
+        (references[slot] == 0 || mutated(.busyEvicted))
+            && flags[slot] & (Self.isDirty | (mutated(.slotReusedEarly) ? 0 : Self.dirtyInAnyCopy)) == 0
     }
     func isDirty(_ slot: Int) -> Bool { flags[slot] & Self.isDirty != 0 }
 
@@ -98,7 +100,7 @@ final class SSDCacheSlots {
         clear(slot, 0, words * 64)
     }
 
-    private func noteFormer(_ slot: Int) { if flags[slot] & Self.cleanOnDisk != 0 { flags[slot] |= Self.formerOnDisk } }
+    private func noteFormer(_ slot: Int) { if flags[slot] & Self.cleanOnDisk != 0 && !mutated(.formerForgotten) { flags[slot] |= Self.formerOnDisk } }
 
     /// Bits `first ..< first + count` of word `word`.
     private func mask(_ word: Int, _ first: Int, _ count: Int) -> UInt64 {

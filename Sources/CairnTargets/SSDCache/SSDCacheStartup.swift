@@ -95,6 +95,7 @@ extension SSDCacheTarget {
     /// The superblock says "in use", and the record is made.
     func started(_ step: SSDCacheSuperblockUpdate.Step, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         if !status.isOK { return fail(Self.updateFailed(step, status), &actions) }
+        if mutated(.startupDropsUnmarked) { markPages = [] }
         if markPages.isEmpty { return startupMarked(.ok, now, &actions) }
         startup?.step = .marking
         markQueue.append(.startup)
@@ -121,7 +122,8 @@ extension SSDCacheTarget {
     // MARK: Superblocks
 
     private func superblocksRead(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let s = startup else { return }
+        guard var s = startup else { return }
+        if mutated(.oneSuperblock) { s.b = s.a }
         let found: SSDCacheSuperblock
         do throws(DecodeError) { found = try SSDCacheSuperblock.choose(s.a, s.b) } catch {
             return fail(TargetError(Self.sentence(error), hint: Self.hint(error)), &actions)
@@ -143,6 +145,8 @@ extension SSDCacheTarget {
         // Another cache had the backing since: what it wrote there, this one does not know.
         if let record = backing.record, record.cache != found.uuidText, !record.cache.isEmpty { distrust = true }
         startup?.dropAll = distrust
+        // Gone on alone after everything had been written back: what it still calls dirty is outdated.
+        if let record = backing.record, record.cache == found.uuidText, record.writtenAlone, !record.dirty { superblock?.mayBeDirty = false }
         if found.cacheSectors < cache.size.count { return beginGrowth(now, &actions) }
         startup?.step = .identity
         emit(.identify(backing.id), &actions)
@@ -374,7 +378,7 @@ extension SSDCacheTarget {
             }
             if dirtyOnly {
                 if valid != dirty { tally.droppedAtOpen += isDirty ? 0 : 1 }
-                if !isDirty { continue }
+                if !isDirty || mutated(.doubtDropsDirty) { continue }
                 valid = dirty
             }
             slots.assign(base + i, block: block)

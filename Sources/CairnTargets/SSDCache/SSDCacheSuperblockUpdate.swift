@@ -25,6 +25,7 @@ extension SSDCacheTarget {
             return endUpdate(.noMemory, now, &actions)
         }
         superblock.encode(into: arena.bytes(buffer))
+        let offset = mutated(.oneSuperblock) ? SSDCacheLayout.superblockA : offset
         emit(
             .submit(
                 SubOperation(

@@ -214,7 +214,7 @@ package final class SSDCacheTarget: Target {
     /// Who gets the end of an own I/O: the top byte of its token.
     enum Token {
         static let operation: UInt64 = 1, mark: UInt64 = 2, commit: UInt64 = 3, startup: UInt64 = 4, closing: UInt64 = 5
-        static let flush: UInt64 = 6, update: UInt64 = 7
+        static let flush: UInt64 = 6, update: UInt64 = 7, alone: UInt64 = 8
         static func make(_ kind: UInt64, _ value: UInt64) -> UInt64 { kind << 56 | value }
     }
 
@@ -227,6 +227,7 @@ package final class SSDCacheTarget: Target {
         case Token.mark: markDone(value, status, now, &actions)
         case Token.commit: commitDone(value, status, now, &actions)
         case Token.update: updateDone(operation, status, now, &actions)
+        case Token.alone: aloneFlushed(status, now, &actions)
         case Token.flush: flushDone(operation.token, status, now, &actions)
         case Token.startup: startupRead(value, operation, status, now, &actions)
         default: closingDone(value, operation, status, now, &actions)
@@ -378,7 +379,7 @@ package final class SSDCacheTarget: Target {
         tally = old.tally
         // What the old one had in flight may or may not reach the disk; it is fenced, and ours comes after it.
         needPages = []
-        for page in pages.indices where pages[page].stale || pages[page].need != 0 { pages[page].need = 0; needsCommit(page) }
+        for page in pages.indices where (pages[page].stale || pages[page].need != 0) && !mutated(.heldPagesForgotten) { pages[page].need = 0; needsCommit(page) }
         backingWrites.wrote()
         cacheWrites.wrote()
         heldInMemory = true
@@ -416,6 +417,7 @@ package final class SSDCacheTarget: Target {
     package override func table(_ name: (DeviceID) -> String) -> String {
         "\(name(backing.id)) \(name(cache.id)) \(settings.text)"
     }
+    package override func machines() -> [(machine: StaticString, state: String)] { machineStates }
     package override func counters() -> [(name: String, value: UInt64)] {
         let c = tally
         return [

@@ -1,0 +1,37 @@
+#if MUTANTS
+    package import CairnCore
+
+    /// Proof that the storm bites: a deliberate bug is switched on and looked for, seed by seed.
+    package struct StormMutant {
+        package let mutant: Mutant
+        /// Where it is looked for, in turn, one seed of each.
+        package let targets: [String]
+
+        package static func named(_ name: String) -> StormMutant? { all.first { "\($0.mutant)" == name } }
+
+        package static let all: [StormMutant] = Mutant.allCases.map { mutant in
+            switch mutant {
+            // Dirty sectors are not their matter.
+            case .startupDropsUnmarked: StormMutant(mutant: mutant, targets: ["ssdcache-blocks"])
+            case .noDoubtMark, .rangeBeforeMark, .populateRace, .failedCopyBelieved, .epochIgnored, .oneSuperblock:
+                StormMutant(mutant: mutant, targets: ["ssdcache-writethrough", "ssdcache-readcache", "ssdcache-modes"])
+            // The engine's own.
+            case .flushCoversLater, .failedFlushRetried:
+                StormMutant(mutant: mutant, targets: ["linear", "ssdcache-writeback", "striped"])
+            default: StormMutant(mutant: mutant, targets: ["ssdcache-writeback", "ssdcache-modes"])
+            }
+        }
+
+        /// The first violation, or nil after `limit` seeds of each target.
+        package func look(from seed: UInt64, limit: UInt64) -> (target: StormTarget, seeds: UInt64, outcome: StormOutcome)? {
+            Mutant.active = mutant
+            for n in 0..<limit {
+                for target in targets.compactMap({ StormTarget.named($0).first }) {
+                    let outcome = Storm.run(target, seed: seed + n)
+                    if outcome.violation != nil { return (target, n + 1, outcome) }
+                }
+            }
+            return nil
+        }
+    }
+#endif
