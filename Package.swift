@@ -64,7 +64,7 @@ let package = Package(
         .target(
             name: "CairnStorm", dependencies: ["CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim"],
             swiftSettings: optimised),
-        .executableTarget(name: "cairn-storm", dependencies: ["CairnStorm"], swiftSettings: swift),
+        .executableTarget(name: "cairn-storm", dependencies: ["CairnStorm", "CairnCore"], swiftSettings: swift),
 
         .testTarget(name: "CairnCoreTests", dependencies: ["CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnFormatsTests", dependencies: ["CairnFormats", "CairnCore"], swiftSettings: swift),

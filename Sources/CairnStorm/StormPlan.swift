@@ -41,7 +41,7 @@ enum StormEnd: Equatable {
 
 package struct StormPlan {
     /// Some are left out, since they would race; when fewer than this remain, more runs follow.
-    package static let leastRequests = 1000, usualRequests = 1250
+    package static let leastRequests = 1000, usualRequests = 1300
     package static let leastCrashes = 3
 
     private(set) var steps: [StormStep] = []
@@ -67,7 +67,8 @@ package struct StormPlan {
         let allowed = StormFault.allCases.filter { faults.contains($0) && $0 != .rot }
         // Half of the cycles run on good disks: there nothing may fail.
         let disturbed = !allowed.isEmpty && random.below(2) == 0
-        for _ in 0..<perCycle {
+        // Some end soon: what an opening has only begun must survive, too.
+        for _ in 0..<(random.below(4) == 0 ? 1 + Int(random.below(12)) : perCycle) {
             steps.append(Self.request(&random, hot))
             switch random.below(16) {
             case 0..<3: steps.append(.pass(Nanoseconds(50_000 + random.below(4_000_000))))

@@ -26,10 +26,13 @@ package struct StormTarget: Sendable {
         cache("ssdcache-modes", ["writeback", "writethrough", "readcache", "writeback options 1 queue_busy"]),
         cache("ssdcache-options", ["writethrough options 2 evict_on_write queue_busy", "writethrough options 1 skip_write_insert"]),
         // Several entry pages, and requests over many blocks.
-        cache("ssdcache-blocks", ["writeback", "writeback options 1 lru", "writethrough", "writethrough assoc 0"], blockSectors: 1, buckets: 16),
+        cache("ssdcache-blocks", ["writeback", "writeback options 1 lru", "writethrough"], blockSectors: 1, buckets: 16),
+        cache("ssdcache-assoc", ["writethrough", "writethrough assoc 0", "readcache assoc 1"], blockSectors: 1, buckets: 16),
         StormTarget(
             name: "linear", kind: .linear,
-            tables: ["0 256 linear a 64\n256 256 linear b 8", "0 128 linear a 64\n128 128 linear a 192\n256 256 linear b 8", "0 256 linear a 64"]),
+            tables: [
+                "0 256 linear a 64\n256 256 linear b 8", "0 128 linear a 64\n128 128 linear a 192\n256 256 linear b 8", "0 256 linear a 64",
+            ]),
         StormTarget(name: "striped", kind: .striped, tables: ["0 512 striped 2 16 a 0 b 32", "0 384 striped 2 16 a 0 b 32"]),
         StormTarget(name: "flakey", kind: .flakey, tables: ["0 512 flakey a 0 3600 0", "0 512 linear a 0"]),
     ]
@@ -62,6 +65,13 @@ package struct StormTarget: Sendable {
     /// Where its second disk has what the target lives by, not data.
     var metadata: Range<UInt64>? { layout.map { 0..<$0.dataOffset / 512 } }
     private var isNeverDirty: Bool { !tables.contains { $0.contains("writeback") } && !messages.contains("mode writeback") }
+
+    /// For real files: their names and sectors, and the block size a cache among them is formatted with.
+    package var files: [(name: String, sectors: UInt64)] {
+        guard let layout else { return [("a", Self.sectors + 64), ("b", Self.sectors + 64)] }
+        return [("a", Self.sectors), ("b", layout.totalBytes / 512)]
+    }
+    package var cacheBlockSectors: UInt64? { layout?.blockSectors }
 
     /// The disks, formatted.
     func makeDisks(_ host: SimHost, atomic: UInt64) {

@@ -3,13 +3,14 @@ import Glibc
 
 let usage = """
     cairn-storm [--target NAME|all] [--seed N] [--count N | --minutes N] [--faults LIST|none|all] [--threads N]
+    cairn-storm --engine CAIRN [--target NAME|all] [--seed N] [--count ROUNDS]   # kills a real engine instead
     cairn-storm --target NAME --replay SEED [--faults LIST] [--shrink]
     Storms of requests, faults and crashes over simulated disks, judged sector by sector. docs/FAULTS.md, docs/STORM.md.
     """
 struct Refused: Error { let text: String }
 struct Options {
     var target = "ssdcache", seed: UInt64 = 1, count: UInt64 = 1000, minutes: UInt64?, threads = 2
-    var faults = Storm.usualFaults, faultsWord = "", replay: UInt64?, shrink = false, mutant: String?
+    var faults = Storm.usualFaults, faultsWord = "", replay: UInt64?, shrink = false, mutant: String?, engine: String?
 
     init(_ words: ArraySlice<String>) throws {
         var left = words
@@ -26,6 +27,7 @@ struct Options {
             case "--threads": threads = max(1, min(64, Int(try number(word, left.popFirst()))))
             case "--replay": replay = try number(word, left.popFirst())
             case "--shrink": shrink = true
+            case "--engine": engine = left.popFirst() ?? ""
             #if MUTANTS
                 case "--mutant": mutant = left.popFirst() ?? ""
             #endif
@@ -70,6 +72,26 @@ func replay(_ target: StormTarget, _ seed: UInt64, _ options: Options) -> Bool {
     return first.violation == nil && first.hash == second.hash
 }
 
+/// Rounds of a real engine over files, each ended by SIGKILL.
+func twin(_ target: StormTarget, _ engine: String, _ options: Options) throws -> Bool {
+    let directory = "/tmp/cairn-twin-\(getpid())-\(target.name)"
+    let start = ContinuousClock.now
+    var twin = try Twin(target, seed: options.seed, cairn: engine, directory: directory)
+    var failed: String?
+    for round in 0..<options.count {
+        do { try twin.round() } catch let error {
+            failed = "round \(round): \((error as? Twin.Failed)?.text ?? "the engine went away by itself")"
+            break
+        }
+    }
+    print(
+        "\(target.name): \(twin.kills) rounds ended by kill -9, \(twin.killsWhileOpening) more kills while opening, "
+            + "\(twin.reloads) reloads, \(twin.requests) requests, \(ContinuousClock.now - start)")
+    if let failed { print("VIOLATION \(target.name) seed \(options.seed), \(failed); the files are left in \(directory)") }
+    if failed == nil { twin.clean() }
+    return failed == nil
+}
+
 /// Every `threads`-th seed from `first` on.
 func lane(_ target: StormTarget, _ first: UInt64, _ options: Options, until deadline: ContinuousClock.Instant?) -> StormSummary {
     var summary = StormSummary(), seed = first
@@ -89,7 +111,8 @@ func lane(_ target: StormTarget, _ first: UInt64, _ options: Options, until dead
         }
         let start = ContinuousClock.now
         guard let found = mutant.look(from: options.seed, limit: options.count) else {
-            print("\(name): NOT FOUND in \(options.count) seeds of \(mutant.targets.joined(separator: ", ")), \(ContinuousClock.now - start)")
+            print(
+                "\(name): NOT FOUND in \(options.count) seeds of \(mutant.targets.joined(separator: ", ")), \(ContinuousClock.now - start)")
             return false
         }
         let what = found.outcome.violation?.text ?? ""
@@ -106,7 +129,9 @@ do {
     #if MUTANTS
         if let mutant = options.mutant { exit(try hunt(mutant, options) ? 0 : 1) }
     #endif
-    if let seed = options.replay {
+    if let engine = options.engine {
+        for target in targets where try !twin(target, engine, options) { good = false }
+    } else if let seed = options.replay {
         for target in targets where !replay(target, seed, options) { good = false }
     } else {
         for target in targets {
