@@ -4,11 +4,13 @@ import CairnSim
 
 /// Every way in which a power loss at this moment may leave the disks: each subset of the writes that no flush covers and of those
 /// on their way, exhaustive up to 2^limit and then a seeded choice; and of the last one of each disk any part that is not the whole.
+/// Where the target has checksums, the sector that was being written may be nonsense.
 struct CrashStates {
-    /// A part of a write arrives: bit n is its n-th sector that changes something.
+    /// What of a write arrives, sector by sector; `isNonsense`: what was being written there is neither old nor new.
     private struct Tear {
         let write: Int
         let arrives: [Bool]
+        var isNonsense = false
     }
     private static let sampled = 64
 
@@ -64,6 +66,9 @@ struct CrashStates {
                     for (i, range) in units.enumerated() where part >> UInt64(i) & 1 == 1 { for s in range { arrives[s] = true } }
                     tears.append(Tear(write: last, arrives: arrives))
                 }
+                if unit == 1, let first = units.first, host.disks[disk].checked.contains(write.sector) {
+                    tears.append(Tear(write: last, arrives: write.contents.indices.map { first.contains($0) }, isNonsense: true))
+                }
             }
         }
         return tears
@@ -79,10 +84,10 @@ struct CrashStates {
     private func state(_ mask: UInt64, _ tear: Tear?) -> CrashState {
         var state = CrashState(disks: host.disks.map(\.durable), records: host.records)
         for (i, write) in writes.enumerated() {
-            let part = tear.flatMap { $0.write == i ? $0.arrives : nil }
+            let torn = tear.flatMap { $0.write == i ? $0 : nil }, part = torn?.arrives
             if i < 60 && mask >> UInt64(i) & 1 == 0 && part == nil { continue }
             for (s, content) in write.contents.enumerated() where content != SectorPool.none && part?[s] ?? true {
-                state.disks[write.disk][write.at + s] = content
+                state.disks[write.disk][write.at + s] = torn?.isNonsense == true ? host.nonsense : content
             }
         }
         return state
@@ -93,7 +98,7 @@ struct CrashStates {
             let place = "\(host.disks[write.disk].name) \(write.sector)+\(write.contents.count)"
             if let tear, tear.write == i {
                 let there = tear.arrives.enumerated().filter(\.element).map { "\(write.sector + UInt64($0.offset))" }
-                return "  torn: \(place), of which \(there.joined(separator: " ")) arrives"
+                return "  torn: \(place), of which \(there.joined(separator: " ")) \(tear.isNonsense ? "is nonsense" : "arrives")"
             }
             return "  \(i >= 60 || mask >> UInt64(i) & 1 == 1 ? "kept" : "lost"): \(place)"
         }

@@ -29,8 +29,11 @@ struct PointDisk {
     var durable: [Int32]
     var unflushed: [PointWrite] = []
     let facts: HostDevice
+    /// Here a target has checksums: a sector that is being written in a power loss may also become unreadable nonsense.
+    let checked: Range<UInt64>
 
-    init(_ name: String, index: Int, size: UInt64, stretches ranges: [Range<UInt64>]) {
+    init(_ name: String, index: Int, size: UInt64, stretches ranges: [Range<UInt64>], checked: Range<UInt64> = 0..<0) {
+        self.checked = checked
         self.name = name
         self.index = index
         self.size = size

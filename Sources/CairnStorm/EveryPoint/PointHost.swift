@@ -28,6 +28,8 @@ final class PointHost {
     private static let arenaBytes = 1 << 19
 
     let pool: SectorPool
+    /// Content that nobody wrote.
+    let nonsense: Int32
     var disks: [PointDisk]
     /// What is remembered beside the disks.
     private(set) var records: [BackingRecord?]
@@ -53,11 +55,12 @@ final class PointHost {
     init(_ pool: SectorPool, _ disks: [PointDisk], omissions: [PointOmission] = []) {
         self.pool = pool
         self.disks = disks
+        nonsense = [UInt8](repeating: 0xA5, count: 512).withUnsafeBytes { raw in raw.baseAddress.map { pool.number($0) } ?? 0 }
         self.omissions = omissions
         records = Array(repeating: nil, count: disks.count)
         memory = .allocate(byteCount: Self.arenaBytes, alignment: 4096)
         arena = BufferArena(bytes: Self.arenaBytes, memory: memory)
-        engine = Engine(types: [], arena: arena, seed: 1)
+        engine = Engine(types: [], arena: arena, seed: 1, requests: 1)
     }
     deinit {
         volume = nil
@@ -78,7 +81,7 @@ final class PointHost {
         next = 1
         now = .seconds(1)
         arena = BufferArena(bytes: Self.arenaBytes, memory: memory)
-        engine = Engine(types: allTargets, arena: arena, seed: 1, maximumVolumes: 1)
+        engine = Engine(types: allTargets, arena: arena, seed: 1, maximumVolumes: 1, requests: 32)
         engine.advance(to: now)
     }
 

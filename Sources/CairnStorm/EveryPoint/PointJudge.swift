@@ -45,6 +45,15 @@ struct PointJudge {
         return nil
     }
 
+    static func isSame(_ raw: UnsafeRawBufferPointer, _ before: [UInt8]) -> Bool {
+        before.withUnsafeBytes { other in
+            raw.count == other.count
+                && stride(from: 0, to: raw.count, by: 8).allSatisfy {
+                    raw.loadUnaligned(fromByteOffset: $0, as: UInt64.self) == other.loadUnaligned(fromByteOffset: $0, as: UInt64.self)
+                }
+        }
+    }
+
     static func word(_ version: UInt32?) -> String {
         switch version {
         case nil: "garbage"

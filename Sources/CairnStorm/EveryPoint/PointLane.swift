@@ -209,14 +209,15 @@ final class PointLane {
 
     /// Recover, judge, crash again during the recovery and after it, recover, judge.
     private func judgeState(_ state: CrashState, _ safe: [UInt32], _ number: Int) {
-        var again: [(state: CrashState, words: [String])] = []
+        var again: [(number: Int, state: CrashState, words: [String])] = [], innerNumber = 0
         let describes = wanted != nil
         recoverer.begin(state.disks, state.records)
         recoverer.log = describes ? [] : nil
         recoverer.moment = { [unowned self] host in
             CrashStates(host, limit: 2, seed: UInt64(number)).forEach { state, words in
-                if !seen.isNew(key(state, safe, depth: 1)) && wanted == nil { return }
-                again.append((state, describes ? (host.log ?? []) + words() : []))
+                innerNumber += 1
+                if !seen.isNew(key(state, safe, depth: 1)) && !describes { return }
+                again.append((innerNumber, state, describes ? (host.log ?? []) + words() : []))
             }
         }
         recoverer.isWatched = true
@@ -224,7 +225,7 @@ final class PointLane {
         guard let first, violation == nil else { return }
         summary.recoveries += 1
         // What was picked stays, also through the idle time and another power loss.
-        if let text = read({ $0.elementsEqual(first) ? nil : "the second read after the recovery shows something else" }) {
+        if let text = read({ PointJudge.isSame($0, first) ? nil : "the second read after the recovery shows something else" }) {
             return violate(text, state: number)
         }
         recoverer.pass(.seconds(4))
@@ -233,15 +234,15 @@ final class PointLane {
         if let second = recover(safe, number, inner: nil), second != first {
             return violate("the second recovery shows something else than the first", state: number)
         }
-        for (i, inner) in again.enumerated() where violation == nil {
+        for inner in again where violation == nil {
             if let wanted, let only = wanted.inner {
-                if only != i { continue }
+                if only != inner.number { continue }
                 description += ["power loss in the recovery:"] + inner.words
             }
             summary.innerStates += 1
             summary.recoveries += 1
             recoverer.begin(inner.state.disks, inner.state.records)
-            _ = recover(safe, number, inner: i)
+            _ = recover(safe, number, inner: inner.number)
         }
     }
 

@@ -94,7 +94,7 @@ package struct PointTarget: Sendable {
                     0..<8, SSDCacheLayout.superblockB / 512..<SSDCacheLayout.superblockB / 512 + 8,
                     SSDCacheLayout.bitmapOffset / 512..<(layout.tableOffset + layout.tableBytes) / 512,
                     data..<data + layout.slots * layout.blockSectors,
-                ]),
+                ], checked: 0..<data),
         ]
     }
 
