@@ -106,8 +106,19 @@ package enum EveryPoint {
         return total
     }
 
+    /// One workload, a letter for each operation: all crash points of it and of its beginnings.
+    package static func run(_ target: PointTarget, workload word: String, omissions: [PointOmission] = []) throws -> PointSummary? {
+        let letters = word.compactMap(\.hexDigitValue).map { UInt8($0) }
+        if letters.count != word.count || letters.contains(where: { $0 >= target.alphabet.count }) { return nil }
+        let lane = PointLane(target, try target.makeImage(), StatesSeen(), omissions: omissions)
+        for count in 0...letters.count { lane.run(Array(letters.prefix(count))) }
+        return lane.summary
+    }
+
     /// `WORKLOAD:STATE` as a violation prints it.
-    package static func replay(_ target: PointTarget, _ word: String) throws -> (violation: PointViolation?, words: [String])? {
+    package static func replay(
+        _ target: PointTarget, _ word: String, omissions: [PointOmission] = []
+    ) throws -> (violation: PointViolation?, words: [String])? {
         let parts = word.split(separator: ":", omittingEmptySubsequences: false)
         let letters = parts[0] == "-" ? [] : parts[0].map { $0.hexDigitValue ?? .max }
         if letters.contains(where: { $0 >= target.alphabet.count }) { return nil }
@@ -118,7 +129,7 @@ package enum EveryPoint {
             state = first
             inner = numbers.count == 2 ? numbers[1] : nil
         }
-        let lane = PointLane(target, try target.makeImage(), StatesSeen())
+        let lane = PointLane(target, try target.makeImage(), StatesSeen(), omissions: omissions)
         return lane.replay(letters.map { UInt8($0) }, state: state, inner: inner)
     }
 }
