@@ -4,6 +4,12 @@ import CairnStorm
 func everyPoint(_ options: Options) async throws -> Bool {
     let targets = PointTarget.named(options.target)
     if targets.isEmpty { throw Refused(text: "no target \(options.target): \(PointTarget.all.map(\.name).joined(separator: " "))") }
+    #if MUTANTS
+        if let name = options.mutant {
+            guard let mutant = StormMutant.named(name) else { throw Refused(text: "no mutant \(name)") }
+            mutant.activate()
+        }
+    #endif
     var good = true
     for target in targets {
         if let word = options.state {
