@@ -253,16 +253,13 @@ final class PointHost {
 
     // MARK: Requests
 
-    /// Send a request and wait for its answer; nil: there was none. The bytes of a read are lent for the call.
-    func request(
-        _ operation: Operation, _ sector: UInt64 = 0, _ count: UInt64 = 0, data: [UInt8] = [], fua: Bool = false,
-        sent: () -> Void = {}, read: (UnsafeRawBufferPointer) -> Void = { _ in }
-    ) -> IOStatus? {
+    /// Send a request; nil: there is no room for its data.
+    func send(_ operation: Operation, _ sector: UInt64 = 0, _ count: UInt64 = 0, data: [UInt8] = [], fua: Bool = false) -> UInt64? {
         guard let volume else { return nil }
         let token = number()
         var buffer = Buffer.none
         if operation.hasData {
-            guard let memory = arena.allocate(Int(count) * 512, for: .client) else { return .noMemory }
+            guard let memory = arena.allocate(Int(count) * 512, for: .client) else { return nil }
             buffer = memory
             if operation == .write { arena.bytes(buffer).copyBytes(from: data) }
         }
@@ -271,11 +268,22 @@ final class PointHost {
             Request(
                 operation: operation, flags: fua ? .fua : [], sector: Sectors(sector), count: Sectors(count), buffer: buffer, token: token),
             to: volume)
-        sent()
+        return token
+    }
+    /// Its answer; nil: there was none. The bytes of a read are lent for the call.
+    func answer(_ token: UInt64?, read: (UnsafeRawBufferPointer) -> Void = { _ in }) -> IOStatus? {
+        guard let token else { return nil }
         _ = run(limit: .seconds(60)) { answers[token] != nil }
         guard let answer = answers.removeValue(forKey: token) else { return nil }
-        if operation == .read && answer.status.isOK { read(UnsafeRawBufferPointer(arena.bytes(buffer))) }
-        arena.release(buffer)
+        let bytes = UnsafeRawBufferPointer(arena.bytes(answer.data))
+        if answer.status.isOK && !bytes.isEmpty { read(bytes) }
+        arena.release(answer.data)
         return answer.status
+    }
+    func request(
+        _ operation: Operation, _ sector: UInt64 = 0, _ count: UInt64 = 0, data: [UInt8] = [], fua: Bool = false,
+        read: (UnsafeRawBufferPointer) -> Void = { _ in }
+    ) -> IOStatus? {
+        answer(send(operation, sector, count, data: data, fua: fua), read: read)
     }
 }

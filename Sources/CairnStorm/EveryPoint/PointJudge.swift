@@ -22,6 +22,20 @@ struct PointJudge {
     /// A flush that was sent after everything else had been answered.
     mutating func flushed() { safe = now }
 
+    /// A flush that was sent when a read would have shown `covered`; since then this has been under way.
+    mutating func flushed(_ covered: [UInt32], beside range: Range<UInt64>, _ version: UInt32) {
+        safe = covered
+        began(range, version)
+    }
+    /// A read beside a write.
+    func judge(
+        read range: Range<UInt64>, beside write: Range<UInt64>, _ version: UInt32, _ raw: UnsafeRawBufferPointer
+    ) -> String? {
+        var both = self
+        for s in write { both.now[Int(s)] |= 1 << version }
+        return both.judge(read: range, raw)
+    }
+
     /// A read during the run. What it shows stays so.
     mutating func judge(read range: Range<UInt64>, _ raw: UnsafeRawBufferPointer) -> String? {
         for (i, s) in range.enumerated() {

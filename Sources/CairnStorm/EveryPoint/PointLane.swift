@@ -136,6 +136,7 @@ final class PointLane {
             let status = runner.request(.flush)
             if status?.isOK != true { return violate("a flush failed: errno \(status?.errno ?? 0)") }
             judge.flushed()
+        case .flushAndWrite(let range), .readAndWrite(_, let range): twoAtOnce(operation, range, version)
         case .suspend(let noflush):
             try runner.suspend(noflush: noflush)
             if !noflush { judge.flushed() }
@@ -154,6 +155,28 @@ final class PointLane {
             try runner.open(target.table)
         case .wait: runner.pass(.seconds(2))
         }
+    }
+
+    private func twoAtOnce(_ operation: PointOperation, _ range: Range<UInt64>, _ version: UInt32) {
+        let covered = judge.now, count = UInt64(range.count)
+        var text: String?, first: IOStatus?
+        if case .readAndWrite(let seen, _) = operation {
+            let read = runner.send(.read, seen.lowerBound, UInt64(seen.count))
+            judge.began(range, version)
+            let write = runner.send(.write, range.lowerBound, count, data: StormContent.bytes(range.lowerBound, count, version))
+            first = runner.answer(read) { text = judge.judge(read: seen, beside: range, version, $0) }
+            if runner.answer(write)?.isOK != true { return violate("a write beside a read failed") }
+        } else {
+            let flush = runner.send(.flush)
+            judge.began(range, version)
+            let write = runner.send(.write, range.lowerBound, count, data: StormContent.bytes(range.lowerBound, count, version))
+            first = runner.answer(flush)
+            if first?.isOK == true { judge.flushed(covered, beside: range, version) }
+            if runner.answer(write)?.isOK != true { return violate("a write beside a flush failed") }
+        }
+        judge.wrote(range, version, durable: false)
+        if first?.isOK != true { violate("a request beside a write failed") }
+        if let text { violate(text) }
     }
 
     private func change(_ operation: Operation, _ range: Range<UInt64>, _ version: UInt32, fua: Bool = false) {

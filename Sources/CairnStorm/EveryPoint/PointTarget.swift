@@ -7,6 +7,9 @@ package enum PointOperation: Sendable, Equatable {
     case write(Range<UInt64>, fua: Bool = false)
     case read(Range<UInt64>)
     case flush
+    /// Two at once: the flush need not cover the write, the read may show it or not.
+    case flushAndWrite(Range<UInt64>)
+    case readAndWrite(Range<UInt64>, Range<UInt64>)
     case discard(Range<UInt64>)
     case zeroes(Range<UInt64>)
     case suspend(noflush: Bool)
@@ -25,6 +28,8 @@ package enum PointOperation: Sendable, Equatable {
         case .write(let range, let fua): "write\(fua ? " FUA" : "") \(place(range))"
         case .read(let range): "read \(place(range))"
         case .flush: "flush"
+        case .flushAndWrite(let range): "flush, and at once write \(place(range))"
+        case .readAndWrite(let read, let write): "read \(place(read)), and at once write \(place(write))"
         case .discard(let range): "discard \(place(range))"
         case .zeroes(let range): "write-zeroes \(place(range))"
         case .suspend(let noflush): noflush ? "suspend --noflush, resume" : "suspend, resume"
@@ -68,7 +73,8 @@ package struct PointTarget: Sendable {
         return PointTarget(
             name: name, table: "0 \(sectors) ssdcache a b blocksize \(blockSectors) \(mode)", sectors: sectors,
             alphabet: [
-                .write(0..<2), .write(1..<2, fua: true), .write(3..<4), .write(32..<34), .write(1..<3), .read(32..<34), .read(34..<35),
+                .write(0..<2), .write(1..<2, fua: true), .write(3..<4), .write(32..<34), .flushAndWrite(1..<3),
+                .readAndWrite(32..<34, 33..<34), .read(34..<35),
                 .flush, .discard(0..<4), .zeroes(1..<3), .suspend(noflush: false), .suspend(noflush: true), .mode, .clean, .reopen, .wait,
             ], isCache: true, isWriteBack: mode == "writeback")
     }
