@@ -62,7 +62,7 @@ let package = Package(
 
         // Not part of the product: the storm, which judges targets under crashes and faults, and its command.
         .target(
-            name: "CairnStorm", dependencies: ["CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim"],
+            name: "CairnStorm", dependencies: ["CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim", deque],
             swiftSettings: optimised),
         .executableTarget(name: "cairn-storm", dependencies: ["CairnStorm", "CairnCore"], swiftSettings: swift),
 

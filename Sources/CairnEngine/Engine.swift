@@ -39,8 +39,8 @@ public final class Engine {
     /// Jobs for the host's workers; answer with `jobFinished`.
     public var jobRequests = Deque<JobRequest>()
     var jobs = Pool<JobRecord>(capacity: 64, blank: JobRecord())
-    var requests = Pool<RequestRecord>(capacity: 1024, blank: RequestRecord())
-    var pieces = Pool<PieceRecord>(capacity: 2048, blank: PieceRecord())
+    var requests: Pool<RequestRecord>
+    var pieces: Pool<PieceRecord>
     var work = Deque<Work>()
     var timers: [TimerRecord] = []
     var waiters: [EventWaiter] = []
@@ -62,10 +62,13 @@ public final class Engine {
     /// - Parameters:
     ///   - types: the targets that tables may use, in registration order.
     ///   - seed: the host's randomness; the same seed and the same events give the same outputs.
-    public init(types: [TargetType], arena: BufferArena, seed: UInt64, maximumVolumes: Int = 1024) {
+    ///   - requests: how many requests at once there is room for from the beginning; it grows.
+    public init(types: [TargetType], arena: BufferArena, seed: UInt64, maximumVolumes: Int = 1024, requests: Int = 1024) {
         self.types = types
         self.arena = arena
         self.maximumVolumes = maximumVolumes
+        self.requests = Pool(capacity: requests, blank: RequestRecord())
+        pieces = Pool(capacity: requests * 2, blank: PieceRecord())
         random = SplitMix64(seed: seed)
     }
 

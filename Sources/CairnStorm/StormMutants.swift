@@ -22,6 +22,9 @@
             }
         }
 
+        /// From now on, for good.
+        package func activate() { Mutant.active = mutant }
+
         /// The first violation, or nil after `limit` seeds of each target.
         package func look(from seed: UInt64, limit: UInt64) -> (target: StormTarget, seeds: UInt64, outcome: StormOutcome)? {
             Mutant.active = mutant

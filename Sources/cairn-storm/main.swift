@@ -5,12 +5,14 @@ let usage = """
     cairn-storm [--target NAME|all] [--seed N] [--count N | --minutes N] [--faults LIST|none|all] [--threads N]
     cairn-storm --engine CAIRN [--target NAME|all] [--seed N] [--count ROUNDS]   # kills a real engine instead
     cairn-storm --target NAME --replay SEED [--faults LIST] [--shrink]
+    cairn-storm --every-point --target NAME [--length 0...4] [--minutes N] [--threads N] [--replay WORKLOAD:STATE]
     Storms of requests, faults and crashes over simulated disks, judged sector by sector. docs/FAULTS.md, docs/STORM.md.
     """
 struct Refused: Error { let text: String }
 struct Options {
     var target = "ssdcache", seed: UInt64 = 1, count: UInt64 = 1000, minutes: UInt64?, threads = 2
     var faults = Storm.usualFaults, faultsWord = "", replay: UInt64?, shrink = false, mutant: String?, engine: String?
+    var everyPoint = false, length = 3, state: String?
 
     init(_ words: ArraySlice<String>) throws {
         var left = words
@@ -25,7 +27,14 @@ struct Options {
             case "--count": count = try number(word, left.popFirst())
             case "--minutes": minutes = try number(word, left.popFirst())
             case "--threads": threads = max(1, min(64, Int(try number(word, left.popFirst()))))
-            case "--replay": replay = try number(word, left.popFirst())
+            case "--replay":
+                let text = left.popFirst()
+                state = text
+                if !(text ?? "").contains(":") { replay = try number(word, text) }
+            case "--every-point": everyPoint = true
+            case "--length":
+                length = Int(try number(word, left.popFirst()))
+                if length > EveryPoint.maximumLength { throw Refused(text: "--length is at most \(EveryPoint.maximumLength)") }
             case "--shrink": shrink = true
             case "--engine": engine = left.popFirst() ?? ""
             #if MUTANTS
@@ -123,6 +132,11 @@ func lane(_ target: StormTarget, _ first: UInt64, _ options: Options, until dead
 
 do {
     let options = try Options(CommandLine.arguments.dropFirst())
+    if options.everyPoint {
+        if try await !everyPoint(options) { throw Refused(text: "violations") }
+        exit(0)
+    }
+    if options.state?.contains(":") == true { throw Refused(text: "WORKLOAD:STATE belongs to --every-point") }
     let targets = StormTarget.named(options.target)
     if targets.isEmpty { throw Refused(text: "no target \(options.target): \(StormTarget.all.map(\.name).joined(separator: " "))") }
     var good = true

@@ -153,8 +153,8 @@ package enum SSDCacheDoubtBlock {
             // Of another epoch, or never written.
             guard let its = try? r.load(UInt64.self, at: 24), its == epoch, bytes[0] != 0 else { return }
         }
-        for bit in 0..<Int(SSDCacheLayout.bitsPerBitmapBlock) where !good || bytes[64 + bit / 8] & 1 << UInt8(bit % 8) != 0 {
-            inDoubt(bit)
+        for byte in 0..<Int(SSDCacheLayout.bitsPerBitmapBlock) / 8 where !good || bytes[64 + byte] != 0 {
+            for bit in 0..<8 where !good || bytes[64 + byte] & 1 << UInt8(bit) != 0 { inDoubt(byte * 8 + bit) }
         }
     }
 }

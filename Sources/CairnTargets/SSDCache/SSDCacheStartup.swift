@@ -20,6 +20,12 @@ struct SSDCacheStartup {
     var chunk: UInt64 = 0
     /// Why the entries cannot be taken over.
     var problem: TargetError?
+    /// The second copy of the superblock counts, the first does not.
+    var isSecondNewer: Bool {
+        guard case .success(let second) = b else { return false }
+        if case .success(let first) = a { return second.sequence > first.sequence }
+        return true
+    }
 }
 
 extension SSDCacheTarget {
@@ -134,6 +140,7 @@ extension SSDCacheTarget {
             return emit(.phaseDone, &actions)
         }
         superblock = found
+        lesserSuperblock = s.isSecondNewer ? SSDCacheLayout.superblockA : SSDCacheLayout.superblockB
         layout = found.layout
         placement = SSDCachePlacement(buckets: layout.buckets)
         slots = SSDCacheSlots(layout, settings.strategy)

@@ -2,22 +2,23 @@ import CairnCore
 import CairnEngine
 import CairnFormats
 
-/// Replacing the superblock: copy B → flush → copy A → flush → the record beside the backing device. A crash anywhere
-/// leaves one good copy, and the higher sequence counts. A record that says "maybe dirty" is made before the first dirty
+/// Replacing the superblock: the copy that does not count (B, when both do) → flush → the other → flush → the record beside the backing
+/// device. A crash anywhere leaves one good copy, also when it makes nonsense of the one that was being written, also when that happens
+/// twice; the higher sequence counts. A record that says "maybe dirty" is made before the first dirty
 /// sector, one that says "not dirty" after the last one is gone: too many, never too few.
 struct SSDCacheSuperblockUpdate {
     /// `inherit`: a table goes on from memory whose settings the disk does not know; what the superblock said before.
     enum Purpose { case start, growth, close, mode(SSDCacheSettings.Mode), inherit(SSDCacheSuperblock) }
-    enum Step { case writeB, flushB, writeA, flushA, recording }
+    enum Step { case writeFirst, flushFirst, writeSecond, flushSecond, recording }
     let purpose: Purpose
-    var step = Step.writeB
+    var step = Step.writeFirst
 }
 
 extension SSDCacheTarget {
     func updateSuperblock(for purpose: SSDCacheSuperblockUpdate.Purpose, _ now: Nanoseconds, _ actions: inout ActionList) {
         superblock?.sequence += 1
         update = SSDCacheSuperblockUpdate(purpose: purpose)
-        writeSuperblock(at: SSDCacheLayout.superblockB, now, &actions)
+        writeSuperblock(at: lesserSuperblock, now, &actions)
     }
 
     private func writeSuperblock(at offset: UInt64, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -38,14 +39,17 @@ extension SSDCacheTarget {
         guard let current = update else { return }
         if !status.isOK { return endUpdate(status, now, &actions) }
         switch current.step {
-        case .writeB, .writeA:
-            update?.step = current.step == .writeB ? .flushB : .flushA
+        case .writeFirst, .writeSecond:
+            update?.step = current.step == .writeFirst ? .flushFirst : .flushSecond
             emit(.submit(SubOperation(device: cache.id, operation: .flush, token: Token.make(Token.update, 1))), &actions)
-        case .flushB:
-            update?.step = .writeA
-            writeSuperblock(at: SSDCacheLayout.superblockA, now, &actions)
-        case .flushA:
+        case .flushFirst:
+            update?.step = .writeSecond
+            // From here on this one does not count: should its write fail, it is the first of the next update.
+            lesserSuperblock = SSDCacheLayout.superblockA + SSDCacheLayout.superblockB - lesserSuperblock
+            writeSuperblock(at: lesserSuperblock, now, &actions)
+        case .flushSecond:
             guard let superblock else { return }
+            lesserSuperblock = SSDCacheLayout.superblockB
             update?.step = .recording
             emit(
                 .record(backing.id, BackingRecord(cache: superblock.uuidText, dirty: superblock.mayBeDirty, writtenAlone: false)), &actions)

@@ -16,8 +16,8 @@ import DequeModule
 ///    the page to its other copy, flush the cache, and only then clear the doubt bit, if nothing changed meanwhile. Crash
 ///    at any point: the bit is still set and the page is dropped, or all is written and the page is true.
 /// 4. A new entry in a slot that is free on disk needs no mark: after a crash the slot is free.
-/// 5. Close: commit everything, then the superblock says clean and remembers what the backing looked like; B first,
-///    flush, then A, flush. Crash between: the copy with the higher sequence counts, both are true.
+/// 5. Close: commit everything, then the superblock says clean and remembers what the backing looked like; the copy that does not
+///    count first (B, when both do), flush, then the other, flush. Crash between: the higher sequence counts, both are true.
 /// 6. Open for use: the superblock says "in use", generation + 1, durable before the first request; then the state directory
 ///    is told that the backing may be outdated (writeback, or dirty entries), before the first request, too. It is told the
 ///    opposite only after a close without dirty sectors is durable.
@@ -76,6 +76,8 @@ package final class SSDCacheTarget: Target {
     var startup: SSDCacheStartup?
     var closing: SSDCacheClosing?
     var update: SSDCacheSuperblockUpdate?
+    /// The copy that is written first: it does not count, or both do.
+    var lesserSuperblock = SSDCacheLayout.superblockB
     var pageSequence: UInt64 = 0
     var suspending = false
     var alone: SSDCacheAlone?
@@ -369,6 +371,7 @@ package final class SSDCacheTarget: Target {
             return
         }
         superblock = old.superblock
+        lesserSuperblock = old.lesserSuperblock
         layout = old.layout
         placement = old.placement
         slots = old.slots.copy()  // the old one may have to go on, with its own references
