@@ -93,6 +93,7 @@ if let runtime = Context.environment["CAIRN_FUZZ"] {
     let flags = ["-sanitize=fuzzer,address", "-enable-testing", "-assert-config", "Debug"]
     let modules = [
         "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim", "CairnExport", "CairnOffline", "CairnIO", "CairnControl",
+        "CairnService",
     ]
     for target in package.targets where modules.contains(target.name) {
         target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags(flags)]

@@ -11,8 +11,9 @@ mode=${1:-short}
 configuration=${FUZZ_CONFIGURATION:-$([ "$mode" = short ] && echo debug || echo release)}
 corpus=Tests/Fuzz/Corpus
 work=.build-fuzz
+rm -f "$work"/found/*-last
 # AddressSanitizer knows nothing of Swift's backtraces, and what lives for ever is no leak.
-export ASAN_OPTIONS=detect_leaks=0 SWIFT_BACKTRACE=enable=no
+export ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=8 SWIFT_BACKTRACE=enable=no
 
 skip() { echo "fuzz: skipped: $1"; echo "0 passed, 0 failed"; exit 0; }
 command -v swiftc > /dev/null || skip "there is no swiftc"
@@ -21,6 +22,9 @@ runtime=$(ls "$resources"/clang/lib/linux/libclang_rt.fuzzer_no_main-"$(uname -m
 [ -n "$runtime" ] || skip "this toolchain has no libclang_rt.fuzzer_no_main-$(uname -m).a, libFuzzer's runtime"
 
 mkdir -p "$work/found"
+export CAIRN_FUZZ_DIRECTORY
+CAIRN_FUZZ_DIRECTORY=$(mktemp -d)
+trap 'rm -rf "$CAIRN_FUZZ_DIRECTORY"' EXIT
 if ! CAIRN_FUZZ="$runtime" swift build --scratch-path "$work" -c "$configuration" --product cairn-fuzz > "$work/build.log" 2>&1; then
     grep -aE "error" "$work/build.log" | head -20
     echo "fuzz: the build failed, see $work/build.log"
@@ -40,6 +44,9 @@ fuzz() {  # target, then libFuzzer's words
 complain() {
     echo "not ok fuzz $1: $(grep -aE 'broken invariant|Fatal error|ERROR: ' "$work/$1.log" | head -1 | cut -c1-300)"
     grep -aE '^ +#[0-9]+ .*/(Sources|Tests)/' "$work/$1.log" | head -4 | cut -c1-200
+    for last in "$CAIRN_FUZZ_DIRECTORY"/engine-*/last; do
+        [ -s "$last" ] && cp "$last" "$work/found/$1-last" && echo "   the last input is $work/found/$1-last"
+    done
     grep -aoE "$work/found/$1-[a-z]+-[0-9a-f]+" "$work/$1.log" | tail -1 | sed "s|.*|   bash Tests/Fuzz/run.sh repeat $1 &|"
 }
 

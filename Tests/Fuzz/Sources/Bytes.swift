@@ -12,7 +12,8 @@ struct Chance {
 
     /// Where arithmetic goes wrong: the ends of the ranges, powers of two and their neighbours.
     mutating func strangeNumber() -> UInt64 {
-        switch below(8) {
+        switch below(9) {
+        case 8: UInt64(UInt32.max) &+ UInt64(below(5)) &- 2
         case 0: 0
         case 1: .max &- UInt64(below(9))
         case 2: UInt64(below(300))

@@ -44,7 +44,8 @@ public func customMutator(_ data: UnsafeMutablePointer<UInt8>, _ size: Int, _ mo
 @main
 struct Main {
     static let all: [any FuzzTarget] = [
-        SuperblockTarget(), EntryPageTarget(), OfflineTarget(), StartupTarget(), NBDTarget(), TableTarget(), ControlTarget(),
+        SuperblockTarget(), EntryPageTarget(), OfflineTarget(), StartupTarget(), NBDTarget(), TableTarget(), JSONTarget(),
+        ControlTarget(),
     ]
     // Set before the fuzzer starts, which runs on one thread.
     nonisolated(unsafe) static var target: any FuzzTarget = all[0]

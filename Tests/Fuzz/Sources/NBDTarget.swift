@@ -195,9 +195,7 @@ final class NBDSession: NBDDirectory {
             if !bytes.isEmpty { inStep = false }
             send(bytes)
         case .pause:
-            serve(all: true)
-            drain(all: true)
-            connection?.retry()
+            turn()
         }
         greeted = true
     }
@@ -207,7 +205,7 @@ final class NBDSession: NBDDirectory {
         // A payload that is too long to be sent: nothing is in step behind it.
         let payload = type == 1 ? Int(length) : 0
         let isLong = payload > 1 << 17
-        if connection?.isHandshaking == false && !saidGoodBye {
+        if connection?.volume != nil && !saidGoodBye {
             if type == 2 { saidGoodBye = true } else { asked[cookie] = (type, length) }
         } else {
             inStep = false
@@ -232,9 +230,7 @@ final class NBDSession: NBDDirectory {
         while at < bytes.count {
             var space = connection.receiveSpace()
             if space.isEmpty {
-                serve(all: true)
-                drain(all: true)
-                connection.retry()
+                turn()
                 space = connection.receiveSpace()
                 if space.isEmpty {
                     demand(connection.isBlocked == false || connection.isFinished, "a connection that is blocked for ever")
@@ -250,6 +246,16 @@ final class NBDSession: NBDDirectory {
         }
         // Whether the handshake is over must be known before the next frame.
         serve(all: false)
+    }
+
+    /// The engine and the socket do all they can. A request in steps, and what waited in the inbox, bring more.
+    private func turn() {
+        guard let connection else { return }
+        repeat {
+            serve(all: true)
+            drain(all: true)
+            connection.retry()
+        } while !connection.requests.isEmpty || !waiting.isEmpty || connection.wantsWrite
     }
 
     private func drain(all: Bool) {
@@ -271,12 +277,7 @@ final class NBDSession: NBDDirectory {
     /// All answers are in, and nothing is left over when the client goes.
     func end() {
         guard let connection else { return }
-        for _ in 0..<100 where !connection.isFinished {
-            serve(all: true)
-            drain(all: true)
-            connection.retry()
-            if connection.requests.isEmpty && waiting.isEmpty && !connection.wantsWrite { break }
-        }
+        turn()
         understand()
         if inStep && connection.problem == nil && !saidGoodBye { demand(asked.isEmpty, "requests without an answer: \(asked)") }
         connection.disconnected()
