@@ -67,3 +67,14 @@ func libraryMutate(all bytes: inout [UInt8], most: Int) {
     let now = bytes.withUnsafeMutableBufferPointer { p in p.baseAddress.map { libraryMutate($0, count, p.count) } ?? 0 }
     bytes.removeSubrange(min(now, bytes.count)...)
 }
+
+/// Another number in the place of one of a text's.
+func changeNumber(_ text: inout [UInt8], _ chance: inout Chance) {
+    func isDigit(_ at: Int) -> Bool { text.indices.contains(at) && (48...57).contains(text[at]) }
+    let starts = text.indices.filter { isDigit($0) && !isDigit($0 - 1) }
+    if starts.isEmpty { return }
+    let from = chance.pick(starts)
+    var end = from
+    while isDigit(end) { end += 1 }
+    text.replaceSubrange(from..<end, with: Array("\(chance.strangeNumber())".utf8))
+}

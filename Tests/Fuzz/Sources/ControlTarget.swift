@@ -14,11 +14,11 @@ struct ControlTarget: FuzzTarget {
         peer.keep(input)
         for line in input.split(separator: 10, omittingEmptySubsequences: true).prefix(16) {
             guard let safe = peer.made(safe: Array(line)) else { continue }
-            // A stack over a suspended volume waits for it, rightly, and nobody else would resume it.
-            let verb = (try? JSON.parse(safe))?["verb"]?.string
-            if verb == "create" || verb == "load" { peer.resumeAll() }
+            // A stack over a suspended volume waits for it, rightly, and nobody else would resume it: only a lone one is suspended.
+            let verb = (try? JSON.parse(safe))?["verb"]?.string ?? ""
+            if verb == "suspend" && peer.volumes().count > 1 { continue }
+            if ["create", "load"].contains(verb) && peer.volumes().contains(where: { $0["suspended"]?.bool == true }) { continue }
             peer.ask(safe)
-            if verb == "suspend" { peer.resumeAll(ifMoreThan: 1) }
         }
         peer.removeAll()
     }
@@ -39,6 +39,7 @@ struct ControlTarget: FuzzTarget {
         + ["message", "engine-status", "export", "unexport", "events", "nothing"]
 
     func mutate(_ input: inout [UInt8], _ chance: inout Chance) {
+        if chance.oneIn(5) { return changeNumber(&input, &chance) }
         if chance.oneIn(4) { return libraryMutate(all: &input, most: longest) }
         var lines = input.split(separator: 10).map(Array.init)
         for _ in 0...chance.below(3) {
@@ -202,11 +203,7 @@ final class EnginePeer: @unchecked Sendable {
         } catch { fatalError("broken invariant: no answer to \(text): \(error.reason)") }
     }
 
-    func resumeAll(ifMoreThan count: Int = 0) {
-        let list = ask(Array(#"{"cairn":1,"verb":"list"}"#.utf8))["result"]?["volumes"]?.array ?? []
-        if list.count <= count { return }
-        for volume in list where volume["suspended"]?.bool == true { ask("resume", volume) }
-    }
+    func volumes() -> [JSON] { ask(Array(#"{"cairn":1,"verb":"list"}"#.utf8))["result"]?["volumes"]?.array ?? [] }
 
     private func ask(_ verb: String, _ volume: JSON) {
         let args = JSON.dictionary(["name": volume["name"] ?? .null, "noflush": .bool(true)])
@@ -216,7 +213,7 @@ final class EnginePeer: @unchecked Sendable {
     /// So that a run does not depend on the ones before it.
     func removeAll() {
         for _ in 0..<16 {
-            let list = ask(Array(#"{"cairn":1,"verb":"list"}"#.utf8))["result"]?["volumes"]?.array ?? []
+            let list = volumes()
             if list.isEmpty { return }
             for volume in list { for verb in ["clear", "wipe", "remove"] { ask(verb, volume) } }
         }

@@ -22,6 +22,7 @@ struct JSONTarget: FuzzTarget {
         + ["\"cairn\":1", "\"verb\":\"list\"", "\"args\":{}", "18446744073709551615", "-9223372036854775808", "18446744073709551616", "é"]
 
     func mutate(_ input: inout [UInt8], _ chance: inout Chance) {
+        if chance.oneIn(5) { return changeNumber(&input, &chance) }
         if chance.oneIn(3) { return libraryMutate(all: &input, most: longest) }
         for _ in 0...chance.below(3) {
             let word = chance.oneIn(3) ? Array("\(chance.strangeNumber())".utf8) : Array(chance.pick(Self.vocabulary).utf8)

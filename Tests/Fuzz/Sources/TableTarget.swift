@@ -87,9 +87,8 @@ struct TableTarget: FuzzTarget {
         + ["cache=direct", ",", "UUID=x", "\u{1}", "\n", "flush", "mode", "policy", "clear_stats", "invalidate", "drop_clean", "bypass"]
         + ["@cancel_deferred_remove", "dirty_high", "é", "\u{301}", "\r", "\t"]
 
-    private static func isNumber(_ word: [UInt8]) -> Bool { !word.isEmpty && word.allSatisfy { (48...57).contains($0) } }
-
     func mutate(_ input: inout [UInt8], _ chance: inout Chance) {
+        if chance.oneIn(5) { return changeNumber(&input, &chance) }
         if chance.oneIn(4) { return libraryMutate(all: &input, most: longest) }
         var words = input.split(separator: 32, omittingEmptySubsequences: false).map(Array.init)
         for _ in 0...chance.below(3) {
@@ -97,9 +96,6 @@ struct TableTarget: FuzzTarget {
             let word = chance.oneIn(4) ? Array("\(chance.strangeNumber())".utf8) : Array(chance.pick(Self.vocabulary).utf8)
             switch chance.below(6) {
             case 0 where words.count > 1: words.remove(at: at)
-            case 1 where words.contains(where: Self.isNumber):
-                let numbers = words.indices.filter { Self.isNumber(words[$0]) }
-                words[chance.pick(numbers)] = Array("\(chance.strangeNumber())".utf8)
             case 1: words.insert(word, at: at)
             case 2: words.insert(words[chance.below(words.count)], at: at)
             case 3: words[at] += word
