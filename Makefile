@@ -4,7 +4,7 @@ PACKAGES = pkg-config liburing-dev libblkid-dev libdevmapper-dev libisal-dev dms
 PREFIX ?= /usr/local
 BIN = .build/release/cairn
 
-.PHONY: deps build demo test check storm format install clean
+.PHONY: deps build demo test check storm fuzz fuzz-merge format install clean
 
 # Installs what Debian has and this machine lacks; does nothing, and needs neither root nor network, when all is there.
 deps:
@@ -32,6 +32,13 @@ storm: deps
 	swift build -c release --product cairn-storm
 	.build/release/cairn-storm --target all --minutes $(STORM_MINUTES) --seed $(or $(STORM_SEED),1)
 
+# Fuzzers for FUZZ_MINUTES over all that reads outside bytes, or FUZZ_TARGET alone: docs/STORM.md. What they find worth keeping
+# stays in .build-fuzz until fuzz-merge takes it into the corpus of the tree.
+fuzz: deps
+	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),10) FUZZ_TARGET=$(FUZZ_TARGET) bash Tests/Fuzz/run.sh long
+fuzz-merge: deps
+	FUZZ_TARGET=$(FUZZ_TARGET) bash Tests/Fuzz/run.sh merge
+
 format:
 	swift format --in-place --recursive Sources Tests Package.swift
 
@@ -43,4 +50,4 @@ install: build
 	install -D -m 644 completions/cairn.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/cairn.fish
 
 clean:
-	rm -rf .build
+	rm -rf .build .build-fuzz

@@ -86,3 +86,21 @@ let package = Package(
         .testTarget(name: "CommandTests", dependencies: ["cairn", "CairnControl"], swiftSettings: swift),
     ]
 )
+
+// Fuzzers of what reads outside bytes: Tests/Fuzz/run.sh builds them, in a directory of its own and with the fuzzer's flags
+// for every module. The variable names libFuzzer's archive; nobody else sees the target or pays for it.
+if let runtime = Context.environment["CAIRN_FUZZ"] {
+    let flags = ["-sanitize=fuzzer,address", "-enable-testing", "-assert-config", "Debug"]
+    let modules = [
+        "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim", "CairnExport", "CairnOffline", "CairnIO", "CairnControl",
+        "CairnService",
+    ]
+    for target in package.targets where modules.contains(target.name) {
+        target.swiftSettings = (target.swiftSettings ?? []) + [.unsafeFlags(flags)]
+    }
+    package.targets.append(
+        .executableTarget(
+            name: "cairn-fuzz", dependencies: modules.map { .init(stringLiteral: $0) } + [deque], path: "Tests/Fuzz/Sources",
+            swiftSettings: swift + [.unsafeFlags(flags + ["-parse-as-library"])],
+            linkerSettings: [.unsafeFlags(["-sanitize=address", runtime]), .linkedLibrary("stdc++")]))
+}

@@ -46,10 +46,24 @@ public struct ByteReader: ~Copyable, ~Escapable {
         return result
     }
 
-    /// Text in a field of `count` bytes, up to the first NUL; ill-formed UTF-8 is replaced.
+    /// Text in a field of `count` bytes, up to the first NUL; ill-formed UTF-8 is replaced. What it gives fits the field again.
     public func text(at offset: Int, count: Int) throws(DecodeError) -> String {
         let bytes = try array(at: offset, count: count)
-        return String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+        return String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self).cut(toBytes: count)
+    }
+}
+
+extension String {
+    /// As much of it as so many bytes of UTF-8 hold: whole characters of Unicode, never a part of one.
+    func cut(toBytes count: Int) -> String {
+        var used = 0
+        var kept = String.UnicodeScalarView()
+        for scalar in unicodeScalars {
+            used += UTF8.width(scalar)
+            if used > count { break }
+            kept.append(scalar)
+        }
+        return String(kept)
     }
 }
 
@@ -71,9 +85,9 @@ public struct ByteWriter {
         precondition(offset >= 0 && offset + array.count <= bytes.count, "store outside the structure")
         for (i, byte) in array.enumerated() { bytes[offset + i] = byte }
     }
-    /// Text into a field of `count` bytes, NUL-padded; cut at the field's end.
+    /// Text into a field of `count` bytes, NUL-padded; cut before the character that does not fit.
     public func store(text: String, at offset: Int, count: Int) {
-        let utf8 = Array(text.utf8.prefix(count))
+        let utf8 = Array(text.cut(toBytes: count).utf8)
         store(utf8 + [UInt8](repeating: 0, count: count - utf8.count), at: offset)
     }
 }

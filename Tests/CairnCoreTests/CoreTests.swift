@@ -3,6 +3,26 @@ import Testing
 
 @Suite("Core")
 struct CoreTests {
+    /// Found by a fuzzer: what was read of an ill-formed text, or cut inside a letter, was another one after writing.
+    @Test(
+        "a text that was read fits its field again",
+        arguments: [[0xFF, 0xFF, 0xFF, 0xFF], [0x61, 0x62, 0x63, 0xC3], [0x61, 0xC3, 0xA9, 0xE2]])
+    func textFitsItsField(bytes: [UInt8]) throws {
+        func read(_ bytes: [UInt8]) throws -> String {
+            try bytes.withUnsafeBytes { try ByteReader(RawSpan(_unsafeBytes: $0)).text(at: 0, count: 4) }
+        }
+        let text = try read(bytes)
+        #expect(!text.isEmpty && text.utf8.count <= 4)
+        var field = [UInt8](repeating: 7, count: 4)
+        field.withUnsafeMutableBytes { ByteWriter($0).store(text: text, at: 0, count: 4) }
+        #expect(try read(field) == text)
+    }
+    @Test func aTextIsCutBetweenLetters() throws {
+        var field = [UInt8](repeating: 7, count: 4)
+        field.withUnsafeMutableBytes { ByteWriter($0).store(text: "abcé", at: 0, count: 4) }
+        #expect(field == Array("abc".utf8) + [0])
+    }
+
     @Test func crcOfTheStandardVector() {
         let bytes = Array("123456789".utf8)
         #expect(bytes.withUnsafeBytes { crc32c($0) } == 0xE306_9283)

@@ -133,6 +133,13 @@ struct SSDCacheOfflineTests {
                     layout.pageOffset(2, copy: 0), Sample.page(layout, [], uuid: Sample.uuid, epoch: epoch, sequence: 11, page: 2))
             }
         },
+        Damage("a page whose sequence no cairn reaches", ["page-copy"]) { sample in
+            let layout = sample.layout, items = sample.items
+            return { medium in
+                let page = Sample.page(layout, items, uuid: Sample.uuid, sequence: SSDCacheLayout.counterLimit - 1, page: 0)
+                medium.replace(layout.pageOffset(0, copy: 1), page)
+            }
+        },
     ]
 
     @Test("each damage is named, and a repair leaves nothing to be found", arguments: damages)

@@ -19,6 +19,10 @@ package struct SSDCacheLayout: Equatable, Sendable {
     package static let bitsPerBitmapBlock: UInt64 = (4096 - 64) * 8
     private static let dataAlignment: UInt64 = 1 << 20
     package static let pageHeader = 64
+    /// Sequences, generations and epochs count by one and never get near: a structure that claims more is damaged.
+    package static let counterLimit: UInt64 = 1 << 62
+    /// Who would count on from here is refused, so that what is written stays below the limit.
+    package static let counterAlarm: UInt64 = 1 << 61
 
     /// In sectors: a power of two, 1 ... 256.
     package let blockSectors: UInt64

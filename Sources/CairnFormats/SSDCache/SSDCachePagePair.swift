@@ -47,6 +47,8 @@ package struct SSDCachePagePair {
         UnsafeRawBufferPointer(rebasing: bytes[number * 4096..<(number + 1) * 4096])
     }
     package var isLost: Bool { damaged == 3 }
+    /// Its sequence is where no cairn brings it: nobody may count on.
+    package var isWornOut: Bool { sequence >= SSDCacheLayout.counterAlarm }
     /// The copy to be written next: never the one that counts.
     package var nextCopy: Int {
         if damaged & 2 != 0 { return 1 }

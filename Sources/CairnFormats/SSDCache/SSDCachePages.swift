@@ -25,7 +25,9 @@ package enum SSDCacheEntryPage {
             let sequence = try? r.load(UInt64.self, at: 32), let number = try? r.load(UInt64.self, at: 40)
         else { return .damaged }
         if found == 0 && whole.allSatisfy({ $0 == 0 }) { return .empty }
-        guard found == magic, crc32c(whole, withoutFieldAt: 4) == sum, itsUUID == uuid, number == page else { return .damaged }
+        guard found == magic, crc32c(whole, withoutFieldAt: 4) == sum, itsUUID == uuid, number == page,
+            sequence < SSDCacheLayout.counterLimit
+        else { return .damaged }
         return itsEpoch == epoch || mutated(.epochIgnored) ? .valid(sequence: sequence) : .empty
     }
 

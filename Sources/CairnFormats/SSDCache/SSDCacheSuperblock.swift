@@ -67,6 +67,9 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
         self.backingSectors = backingSectors
     }
 
+    /// Its counters are where no cairn brings them: nobody may count on.
+    package var isWornOut: Bool { max(sequence, generation, epoch) >= SSDCacheLayout.counterAlarm }
+
     package var uuidText: String {
         let hex = Array("0123456789abcdef")
         var out = ""
@@ -154,7 +157,8 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
         result.sequence = try r.load(at: 32)
         result.generation = try r.load(at: 56)
         result.epoch = try r.load(at: 64)
-        guard result.sequence < .max, result.generation < 1 << 31, result.epoch < .max else { throw .field("counters") }
+        let limit = SSDCacheLayout.counterLimit
+        guard result.sequence < limit, result.generation < limit, result.epoch < limit else { throw .field("counters") }
         result.state = state
         result.mode = try r.load(at: 73)
         result.associativity = try r.load(at: 74)

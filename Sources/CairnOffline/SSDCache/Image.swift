@@ -192,6 +192,12 @@ package final class SSDCacheImage {
     /// Slots that this page has records for.
     package func slotCount(_ page: UInt64) -> Int { Int(min(layout.slotsPerPage, layout.slots - page * layout.slotsPerPage)) }
 
+    /// Does a copy hold anything from this record on to the last that fits?
+    package func hasRecord(_ bytes: UnsafeRawBufferPointer, from index: Int) -> Bool {
+        let start = SSDCacheLayout.pageHeader
+        return bytes[start + index * layout.recordBytes..<start + Int(layout.slotsPerPage) * layout.recordBytes].contains { $0 != 0 }
+    }
+
     /// The entries of a copy, as they stand there.
     package func entries(_ bytes: UnsafeRawBufferPointer, page: UInt64, _ body: (Entry) throws(TargetError) -> Void) throws(TargetError) {
         var bits = [UInt64](repeating: 0, count: words * 2)

@@ -63,7 +63,7 @@ package final class SSDCacheRepair {
     /// Reads everything. Throws what the admin must decide first.
     package func plan(progress: OfflineProgress? = nil) throws(TargetError) {
         try survey.run(backing, progress: progress)
-        if target.sequence > .max - 8 || target.epoch > .max - 8 {
+        if target.isWornOut {
             throw TargetError("the counters of the superblock are used up, which no cairn does", hint: "format the cache anew")
         }
         if backing.isAnother { throw TargetError(backing.findings[0].sentence, status: .permission, hint: backing.findings[0].advice) }
@@ -214,7 +214,10 @@ package final class SSDCacheRepair {
         var kept: [Kept] = []
         if let newest = pair.newest {
             let bytes = pair.copy(newest)
-            if !(0..<Int(image.layout.slotsPerPage)).allSatisfy({ SSDCacheEntryPage.isProper(bytes, image.layout, index: $0) }) {
+            let slots = image.slotCount(page.number)
+            if !(0..<slots).allSatisfy({ SSDCacheEntryPage.isProper(bytes, image.layout, index: $0) })
+                || image.hasRecord(bytes, from: slots) || pair.isWornOut
+            {
                 mustWrite = true
             }
             let dirtyOnly = dropsClean || pair.onlyDirtyCounts(inDoubt: page.inDoubt)
@@ -237,7 +240,8 @@ package final class SSDCacheRepair {
         }
         if !mustWrite { return }
         result.pagesWritten += 1
-        writer.add(page, kept, image.layout, target, after: pair.sequence)
+        // The order of the writes makes it safe to begin anew: the copy that counts is replaced last.
+        writer.add(page, kept, image.layout, target, after: pair.sequence < SSDCacheLayout.counterAlarm - 2 ? pair.sequence : 0)
     }
 
     struct Kept {
@@ -287,8 +291,7 @@ private struct PageWriter {
         let first = page.pair.nextCopy
         for copy in 0..<2 {
             let bytes = memory.part(copy * 4096, 4096)
-            // A sequence that is nearly used up comes from no cairn.
-            let next = min(sequence, .max - 4) + (copy == first ? 1 : 2)
+            let next = sequence + (copy == first ? 1 : 2)
             SSDCacheEntryPage.begin(bytes, uuid: superblock.uuid, epoch: superblock.epoch, sequence: next, page: page.number)
             for entry in kept {
                 entry.valid.withUnsafeBufferPointer { valid in

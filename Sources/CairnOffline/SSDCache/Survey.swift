@@ -190,6 +190,13 @@ package final class SSDCacheSurvey {
                     .pageCopy, "both copies of entry page \(page.number) have the same sequence and different contents; copy 1 counts",
                     "cairn cache repair makes them equal"))
         }
+        if pair.isWornOut {
+            mustWrite = true
+            tell(
+                .problem(
+                    .pageCopy, "the sequence of entry page \(page.number) is used up, which no cairn does", "cairn cache repair counts anew"
+                ))
+        }
         if pair.damaged == 0 { return }
         mustWrite = true
         summary.damagedCopies += pair.isLost ? 2 : 1
@@ -230,13 +237,13 @@ package final class SSDCacheSurvey {
         for index in 0..<Int(image.layout.slotsPerPage) {
             let slot = page * image.layout.slotsPerPage + UInt64(index)
             if index >= image.slotCount(page) {
-                let at = SSDCacheLayout.pageHeader + index * image.layout.recordBytes
-                if bytes[at..<at + image.layout.recordBytes].allSatisfy({ $0 == 0 }) { continue }
+                if !image.hasRecord(bytes, from: index) { break }
                 mustWrite = true
                 tell(
                     .problem(
                         .entry, "entry page \(page) has a record behind the last slot",
                         "it counts for nothing; cairn cache repair clears it"))
+                break
             } else if !SSDCacheEntryPage.isProper(bytes, image.layout, index: index) {
                 mustWrite = true
                 tell(

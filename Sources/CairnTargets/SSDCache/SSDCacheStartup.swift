@@ -191,6 +191,10 @@ extension SSDCacheTarget {
     }
 
     private func mismatch(_ found: SSDCacheSuperblock) -> TargetError? {
+        if found.isWornOut {
+            return TargetError(
+                "the counters of the cache's superblock are used up, which no cairn does", hint: "cairn format-cache makes a new cache")
+        }
         if found.layout.blockSectors != settings.blockSectors {
             return TargetError(
                 "the cache was formatted with blocksize \(found.layout.blockSectors), the table says \(settings.blockSectors)",
@@ -329,6 +333,11 @@ extension SSDCacheTarget {
             pages[page].damaged = pair.damaged
             pages[page].nextCopy = UInt8(pair.nextCopy)
             pageSequence = max(pageSequence, pair.sequence)
+            if pair.isWornOut {
+                startup?.problem = TargetError(
+                    "the sequence of entry page \(page) is used up, which no cairn does", status: .io,
+                    hint: "cairn cache check CACHE tells more; cairn cache repair CACHE counts anew")
+            }
             for copy in 0..<2 {
                 if case .valid = pair.headers[copy] { noteDirty(pair.copy(copy), page, SSDCacheSlots.dirtyOnDisk[copy]) }
             }
