@@ -46,11 +46,14 @@ let package = Package(
             dependencies: [
                 "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnIO", "CairnExport", "CairnControl", deque,
             ], swiftSettings: swift),
+        // The load generator of `cairn bench`.
+        .target(
+            name: "CairnBench", dependencies: ["CairnCore", "CairnEngine", "CairnIO", "CairnService"], swiftSettings: swift),
         .executableTarget(
             name: "cairn",
             dependencies: [
                 "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnOffline", "CairnIO", "CairnControl", "CairnService",
-                "CCairn", "CBlkid",
+                "CairnBench", "CCairn", "CBlkid",
             ], swiftSettings: swift),
 
         // Not part of the product: traces, published policies and a simulator of ours; a test and a benchmark use them.
