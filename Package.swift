@@ -48,7 +48,7 @@ let package = Package(
             ], swiftSettings: swift),
         // The load generator of `cairn bench`.
         .target(
-            name: "CairnBench", dependencies: ["CairnCore", "CairnEngine", "CairnIO", "CairnService"], swiftSettings: swift),
+            name: "CairnBench", dependencies: ["CairnCore", "CairnEngine", "CairnIO", "CairnExport", "CairnService"], swiftSettings: swift),
         .executableTarget(
             name: "cairn",
             dependencies: [
@@ -85,6 +85,7 @@ let package = Package(
             dependencies: ["CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim", "CairnIO", deque],
             swiftSettings: swift),
         .testTarget(name: "CairnExportTests", dependencies: ["CairnExport", "CairnEngine"], swiftSettings: swift),
+        .testTarget(name: "CairnBenchTests", dependencies: ["CairnBench", "CairnEngine", "CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnControlTests", dependencies: ["CairnControl"], swiftSettings: swift),
         .testTarget(name: "CommandTests", dependencies: ["cairn", "CairnControl"], swiftSettings: swift),
     ]

@@ -125,8 +125,10 @@ package final class BenchLoad {
     package func begin(now: Nanoseconds) { begun = now }
 
     /// The next request, or nil when there is none now.
-    package func next(now: Nanoseconds) -> (slot: Int, request: BenchRequest)? {
+    /// - Parameter payload: memory for its data, if it has any, until it ends; nil: the slot's own.
+    package func next(now: Nanoseconds, payload: UnsafeMutableRawPointer? = nil) -> (slot: Int, request: BenchRequest)? {
         if freeCount == 0 || phase == .over { return nil }
+        if let payload { memory[Int(free[freeCount - 1])] = payload }
         if phase == .checking { return nextCheck() }
         if phase == .measured, let operations = plan.operations, issued >= operations { return nil }
         var due = now

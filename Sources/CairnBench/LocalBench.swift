@@ -8,7 +8,11 @@ package final class LocalBench {
     private let local: LocalEngine
     private let volume: Volume
     private let load: BenchLoad
-    private var buffers: [Buffer] = []
+    /// Of each slot's request. A new one for each: a target may hold on to what it was given after it has answered, so its bytes
+    /// must not change then.
+    private var buffers: [Buffer]
+    /// For the next request.
+    private var spare = Buffer.none
     private var now = Nanoseconds.zero
 
     /// Memory that the engine needs for this plan: for the payload, and as much again for what targets do in the background.
@@ -23,6 +27,7 @@ package final class LocalBench {
     package init(_ local: LocalEngine, _ volume: Volume, _ plan: BenchPlan) throws(TargetError) {
         self.local = local
         self.volume = volume
+        buffers = []
         var memory: [UnsafeMutableRawPointer] = []
         for _ in 0..<plan.slots {
             guard let buffer = local.engine.arena.allocate(plan.block, for: .client),
@@ -31,9 +36,14 @@ package final class LocalBench {
             buffers.append(buffer)
             memory.append(start)
         }
+        // Puts something into the memory that is used first, and again and again.
         load = BenchLoad(plan, size: volume.size.bytes.count, memory: memory)
+        for slot in 0..<plan.slots {
+            local.engine.arena.release(buffers[slot])
+            buffers[slot] = .none
+        }
     }
-    deinit { for buffer in buffers { local.engine.arena.release(buffer) } }
+    deinit { local.engine.arena.release(spare) }
 
     /// - Parameter goesOn: asked a few times a second; false ends the measurement early.
     package func run(_ goesOn: () -> Bool) -> BenchResult {
@@ -69,7 +79,10 @@ package final class LocalBench {
                 // One look at the clock for what ends together.
                 if !answered { now = monotonicNow() }
                 answered = true
-                load.ended(slot: Int(done.token), status: done.status, now: now)
+                let slot = Int(done.token)
+                load.ended(slot: slot, status: done.status, now: now)
+                local.engine.arena.release(buffers[slot])
+                buffers[slot] = .none
             }
             // What was submitted may have ended within that call, as reads of cached data do.
             if moved { continue }
@@ -82,12 +95,17 @@ package final class LocalBench {
     }
 
     private func submitAll() {
-        while let (slot, request) = load.next(now: now) {
+        while true {
+            // Without memory nothing is issued; what is under way will give some back.
+            if spare.isNone { spare = local.engine.arena.allocate(load.plan.block, for: .client) ?? .none }
+            guard let payload = local.engine.arena.bytes(spare).baseAddress,
+                let (slot, request) = load.next(now: now, payload: payload)
+            else { return }
+            if request.operation.hasData { swap(&buffers[slot], &spare) }
             local.engine.submit(
                 Request(
                     operation: request.operation, flags: request.flags, sector: Bytes(request.offset).sectors,
-                    count: Bytes(UInt64(request.length)).sectors, buffer: request.operation.hasData ? buffers[slot] : .none,
-                    token: UInt64(slot)), to: volume)
+                    count: Bytes(UInt64(request.length)).sectors, buffer: buffers[slot], token: UInt64(slot)), to: volume)
         }
     }
 }

@@ -1,4 +1,5 @@
 import CairnBench
+import CairnControl
 import CairnCore
 import CairnEngine
 import CairnIO
@@ -9,14 +10,20 @@ import Glibc
 /// What it writes over must be the admin's wish: it asks where there is data, and refuses what is in use.
 enum BenchVerb {
     static func run(_ arguments: Arguments) throws(Exit) {
-        let plan = try BenchOptions.plan(arguments)
+        guard arguments.operands.count == (arguments.has("table") ? 0 : 1) else {
+            throw FormatCacheVerb.wrong("bench takes one volume, or --table and no volume; cairn help bench tells the rest")
+        }
+        let plan = try BenchOptions.plan(arguments), choice = try io(arguments)
         LongWork.catchSignals()
+        // What names no volume ends with the other verbs' sentences and codes.
+        let volume = arguments.has("table") ? nil : try volume(arguments)
         let result: BenchResult, place: BenchReport.Place
         do throws(TargetError) {
-            guard let table = arguments["table"] else {
-                throw TargetError("bench needs --table TABLE", status: .invalid, hint: "cairn help bench tells the rest")
+            if let volume {
+                (result, place) = try onVolume(volume, plan, arguments)
+            } else {
+                (result, place) = try onTable(arguments["table"] ?? "", plan, choice, arguments)
             }
-            (result, place) = try onTable(table, plan, arguments)
         } catch {
             Output.error("cairn: \(errorText(error.status.errno)): \(error.text)")
             if !error.hint.isEmpty { Output.error(error.hint) }
@@ -33,14 +40,14 @@ enum BenchVerb {
     // MARK: A table of its own
 
     private static func onTable(
-        _ table: String, _ plan: BenchPlan, _ arguments: Arguments
+        _ table: String, _ plan: BenchPlan, _ choice: IOHost.Choice, _ arguments: Arguments
     ) throws(TargetError) -> (BenchResult, BenchReport.Place) {
         var made = try MadeFiles(table, arguments)
         defer { made.remove() }
         let local: LocalEngine
         do throws(SystemError) {
             local = try LocalEngine(
-                io: try io(arguments), memory: LocalBench.memory(plan), state: try? StateDirectory())
+                io: choice, memory: LocalBench.memory(plan), state: try? StateDirectory())
         } catch { throw error.asTargetError }
         let paths = made.paths
         let volume = try local.start(
@@ -59,9 +66,63 @@ enum BenchVerb {
         return (result, BenchReport.Place(name: table, types: types, size: size, io: local.io.name))
     }
 
-    private static func io(_ arguments: Arguments) throws(SystemError) -> IOHost.Choice {
+    // MARK: A volume of the engine
+
+    private static func volume(_ arguments: Arguments) throws(Exit) -> JSON {
+        for name in ["create", "io"] where arguments.has(name) {
+            throw FormatCacheVerb.wrong("--\(name) goes with --table; a volume of the engine has what it needs")
+        }
+        let spec = try DeviceSpec(arguments.operands[0]), link = try EngineLink(arguments)
+        guard let answer = try own({ () throws(ControlError) in try link.call("info", spec.json) }) else {
+            Output.error("No engine is running. cairn create starts one; --table needs none.")
+            throw Exit(status: 4)
+        }
+        guard let volume = answer["volumes"]?.array.first else {
+            Output.error("cairn: there is no volume \(spec.name).")
+            throw Exit(status: 3)
+        }
+        return volume
+    }
+
+    private static func onVolume(
+        _ volume: JSON, _ plan: BenchPlan, _ arguments: Arguments
+    ) throws(TargetError) -> (BenchResult, BenchReport.Place) {
+        let name = volume["name"]?.string ?? ""
+        let socket: String
+        do throws(Exit) { socket = try EngineLink(arguments).directory.nbdSocket } catch {
+            throw TargetError("the engine has gone", status: .noDevice)
+        }
+        let types = (volume["targets"]?.array ?? []).compactMap(\.string)
+        if plan.mix.changesData { try mayWrite(volume, name, types, arguments) }
+        let bench = try RemoteBench(
+            plan, socket: socket, export: name, process: Int32(clamping: volume["pid"]?.unsigned ?? 0)
+        ) { (size, minimumBlock) throws(TargetError) in
+            try BenchOptions.check(plan, size: size, logicalBlock: minimumBlock)
+        }
+        let result = try bench.run { !LongWork.isInterrupted }
+        return (result, BenchReport.Place(name: name, types: types, size: bench.size, io: "NBD"))
+    }
+
+    private static func mayWrite(_ volume: JSON, _ name: String, _ types: [String], _ arguments: Arguments) throws(TargetError) {
+        // There is nothing that could be lost.
+        if types.allSatisfy({ ["zero", "error"].contains($0) }) { return }
+        if let users = volume["open"]?.unsigned, users > 0, !arguments.has("force") {
+            throw TargetError(
+                "\(name) is open", status: .busy,
+                hint: "close what uses it; --force writes over what others are working with")
+        }
+        if arguments.has("yes") {
+            Output.error("Writing over the volume \(name).")
+        } else if !ask("WARNING: what is on the volume \(name) will be written over. Go on?") {
+            throw TargetError(
+                "aborted; nothing was written", status: IOStatus(errno: ECANCELED),
+                hint: "--yes answers yes; --mix read=100 only reads")
+        }
+    }
+
+    private static func io(_ arguments: Arguments) throws(Exit) -> IOHost.Choice {
         guard let word = arguments["io"] else { return .auto }
-        guard let choice = IOHost.Choice(rawValue: word) else { throw SystemError("--io is auto, ring or threads", EINVAL) }
+        guard let choice = IOHost.Choice(rawValue: word) else { throw FormatCacheVerb.wrong("--io is auto, ring or threads") }
         return choice
     }
 
