@@ -1,10 +1,11 @@
 # cairn: see README.md. `make demo` shows it, `make test` runs every test.
 PACKAGES = pkg-config liburing-dev libblkid-dev libdevmapper-dev libisal-dev dmsetup libnbd-bin nbdfuse nbdkit \
-           python3-libnbd qemu-utils fio mandoc e2fsprogs xfsprogs fuse3 zsh fish bash-completion python3-prometheus-client jq
+           python3-libnbd qemu-utils fio mandoc e2fsprogs xfsprogs fuse3 zsh fish bash-completion python3-prometheus-client jq \
+           valgrind
 PREFIX ?= /usr/local
 BIN = .build/release/cairn
 
-.PHONY: deps build demo test check storm format install clean
+.PHONY: deps build bench-tools demo test check storm format install clean
 
 # Installs what Debian has and this machine lacks; does nothing, and needs neither root nor network, when all is there.
 deps:
@@ -15,14 +16,19 @@ deps:
 build: deps
 	swift build -c release --static-swift-stdlib --product cairn
 
+# What the tests of budgets run: instructions and allocations for each request.
+bench-tools: deps
+	swift build -c release --static-swift-stdlib --product path-cost
+	swift build -c release --static-swift-stdlib --product CAllocations
+
 demo: build
 	CAIRN="$(abspath $(BIN))" bash Tests/demo.sh
 
-test: build
+test: build bench-tools
 	CAIRN="$(abspath $(BIN))" bash Tests/run.sh
 
 check: deps
-	swift format lint --strict --recursive Sources Tests Package.swift
+	swift format lint --strict --recursive Sources Tests bench Package.swift
 	swift build -Xswiftc -warnings-as-errors
 	$(MAKE) test
 
@@ -33,7 +39,7 @@ storm: deps
 	.build/release/cairn-storm --target all --minutes $(STORM_MINUTES) --seed $(or $(STORM_SEED),1)
 
 format:
-	swift format --in-place --recursive Sources Tests Package.swift
+	swift format --in-place --recursive Sources Tests bench Package.swift
 
 install: build
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/sbin/cairn

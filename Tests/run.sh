@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests: Swift Testing in debug, then the end-to-end suite on the release binary. Ends with "N passed, N failed",
-# counted from what the two runners printed.
+# All tests: Swift Testing in debug, the end-to-end suite on the release binary, then what a request may cost. Ends with "N passed, N failed",
+# counted from what the runners printed.
 set -u
 cd "$(dirname "$0")/.."
 log=$(mktemp)
@@ -15,7 +15,11 @@ bash Tests/EndToEnd/run.sh | tee "$log"
 line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -1)
 e2e_passed=$(echo "${line:-0 passed, 1 failed}" | sed 's/ passed.*//')
 e2e_failed=$(echo "${line:-0 passed, 1 failed}" | sed 's/.*passed, //; s/ failed.*//')
+python3 Tests/budgets.py "$(dirname "${CAIRN:-.build/release/cairn}")" | tee "$log"
+line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -1)
+cost_passed=$(echo "${line:-0 passed, 1 failed}" | sed 's/ passed.*//')
+cost_failed=$(echo "${line:-0 passed, 1 failed}" | sed 's/.*passed, //; s/ failed.*//')
 echo
-echo "unit: $unit_passed passed, $unit_failed failed; end to end: $e2e_passed passed, $e2e_failed failed"
-echo "$((unit_passed + e2e_passed)) passed, $((unit_failed + e2e_failed)) failed"
-[ $((unit_failed + e2e_failed)) -eq 0 ]
+echo "unit: $unit_passed passed, $unit_failed failed; end to end: $e2e_passed passed, $e2e_failed failed; budgets: $cost_passed passed, $cost_failed failed"
+echo "$((unit_passed + e2e_passed + cost_passed)) passed, $((unit_failed + e2e_failed + cost_failed)) failed"
+[ $((unit_failed + e2e_failed + cost_failed)) -eq 0 ]

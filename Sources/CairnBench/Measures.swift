@@ -22,7 +22,7 @@ package enum Measures {
     }
 
     /// Allocations of this process up to now, when a preloaded library counts them.
-    static func allocations() -> UInt64? {
+    package static func allocations() -> UInt64? {
         typealias Counter = @convention(c) () -> UInt64
         guard let symbol = dlsym(nil, "cairn_allocation_count") else { return nil }
         return unsafeBitCast(symbol, to: Counter.self)()

@@ -1,6 +1,6 @@
 /// Deliberate bugs, to prove that the storm bites (docs/STORM.md). They are there only in builds with the condition MUTANTS
 /// (`make mutants`); in every other build `mutated` is the constant false, and nothing of them is left.
-package enum Mutant: CaseIterable, Sendable {
+@usableFromInline package enum Mutant: CaseIterable, Sendable {
     // Flushes
     /// FLUSH is answered on arrival: acknowledge before the flush.
     case flushAnsweredAtOnce

@@ -60,7 +60,9 @@ final class StormRun {
     func run(_ plan: inout StormPlan) -> StormOutcome {
         recover(steps: nil)
         run(plan.steps[...])
-        while outcome.violation == nil, outcome.requests < StormPlan.leastRequests || outcome.crashes + outcome.kills < StormPlan.leastCrashes {
+        while outcome.violation == nil,
+            outcome.requests < StormPlan.leastRequests || outcome.crashes + outcome.kills < StormPlan.leastCrashes
+        {
             let before = plan.steps.count
             plan.addCycle(mayClose: false)
             run(plan.steps[before...])

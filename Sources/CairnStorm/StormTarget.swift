@@ -26,10 +26,14 @@ package struct StormTarget: Sendable {
         cache("ssdcache-modes", ["writeback", "writethrough", "readcache", "writeback options 1 queue_busy"]),
         cache("ssdcache-options", ["writethrough options 2 evict_on_write queue_busy", "writethrough options 1 skip_write_insert"]),
         // Several entry pages, and requests over many blocks.
-        cache("ssdcache-blocks", ["writeback", "writeback options 1 lru", "writethrough", "writethrough assoc 0"], blockSectors: 1, buckets: 16),
+        cache(
+            "ssdcache-blocks", ["writeback", "writeback options 1 lru", "writethrough", "writethrough assoc 0"], blockSectors: 1,
+            buckets: 16),
         StormTarget(
             name: "linear", kind: .linear,
-            tables: ["0 256 linear a 64\n256 256 linear b 8", "0 128 linear a 64\n128 128 linear a 192\n256 256 linear b 8", "0 256 linear a 64"]),
+            tables: [
+                "0 256 linear a 64\n256 256 linear b 8", "0 128 linear a 64\n128 128 linear a 192\n256 256 linear b 8", "0 256 linear a 64",
+            ]),
         StormTarget(name: "striped", kind: .striped, tables: ["0 512 striped 2 16 a 0 b 32", "0 384 striped 2 16 a 0 b 32"]),
         StormTarget(name: "flakey", kind: .flakey, tables: ["0 512 flakey a 0 3600 0", "0 512 linear a 0"]),
     ]

@@ -89,7 +89,8 @@ func lane(_ target: StormTarget, _ first: UInt64, _ options: Options, until dead
         }
         let start = ContinuousClock.now
         guard let found = mutant.look(from: options.seed, limit: options.count) else {
-            print("\(name): NOT FOUND in \(options.count) seeds of \(mutant.targets.joined(separator: ", ")), \(ContinuousClock.now - start)")
+            print(
+                "\(name): NOT FOUND in \(options.count) seeds of \(mutant.targets.joined(separator: ", ")), \(ContinuousClock.now - start)")
             return false
         }
         let what = found.outcome.violation?.text ?? ""

@@ -5,7 +5,8 @@ import CairnFormats
 extension SSDCacheTarget {
     var machineStates: [(machine: StaticString, state: String)] {
         [
-            ("life", life), ("commit", commit.map { "\($0.step)" } ?? "none"), ("mark", round.map { $0.flushing ? "flushing" : "writing" } ?? "none"),
+            ("life", life), ("commit", commit.map { "\($0.step)" } ?? "none"),
+            ("mark", round.map { $0.flushing ? "flushing" : "writing" } ?? "none"),
             ("update", update.map { "\($0.step)" } ?? "none"), ("cleaner", cleanerState), ("flushes", flushState),
             ("ranges", ranges_.isEmpty ? "none" : ranges_.contains { !$0.started } ? "waiting" : "under way"),
             ("operations", busiest), ("space", slots.used < slots.count ? "free" : slots.dirtySlots == slots.count ? "all dirty" : "full"),
@@ -34,7 +35,9 @@ extension SSDCacheTarget {
     private var busiest: String {
         var found: Set<String> = []
         for op in ops where op.phase != .free { found.insert("\(op.phase)") }
-        for phase in ["cleaning", "fetching", "readingBoth", "marking", "populating", "waiting", "writing", "readingCache", "readingBacking"]
+        for phase in [
+            "cleaning", "fetching", "readingBoth", "marking", "populating", "waiting", "writing", "readingCache", "readingBacking",
+        ]
         where found.contains(phase) {
             return phase
         }

@@ -100,7 +100,9 @@ final class SSDCacheSlots {
         clear(slot, 0, words * 64)
     }
 
-    private func noteFormer(_ slot: Int) { if flags[slot] & Self.cleanOnDisk != 0 && !mutated(.formerForgotten) { flags[slot] |= Self.formerOnDisk } }
+    private func noteFormer(_ slot: Int) {
+        if flags[slot] & Self.cleanOnDisk != 0 && !mutated(.formerForgotten) { flags[slot] |= Self.formerOnDisk }
+    }
 
     /// Bits `first ..< first + count` of word `word`.
     private func mask(_ word: Int, _ first: Int, _ count: Int) -> UInt64 {

@@ -146,7 +146,9 @@ extension SSDCacheTarget {
         if let record = backing.record, record.cache != found.uuidText, !record.cache.isEmpty { distrust = true }
         startup?.dropAll = distrust
         // Gone on alone after everything had been written back: what it still calls dirty is outdated.
-        if let record = backing.record, record.cache == found.uuidText, record.writtenAlone, !record.dirty { superblock?.mayBeDirty = false }
+        if let record = backing.record, record.cache == found.uuidText, record.writtenAlone, !record.dirty {
+            superblock?.mayBeDirty = false
+        }
         if found.cacheSectors < cache.size.count { return beginGrowth(now, &actions) }
         startup?.step = .identity
         emit(.identify(backing.id), &actions)

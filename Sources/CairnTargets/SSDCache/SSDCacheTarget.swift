@@ -379,7 +379,9 @@ package final class SSDCacheTarget: Target {
         tally = old.tally
         // What the old one had in flight may or may not reach the disk; it is fenced, and ours comes after it.
         needPages = []
-        for page in pages.indices where (pages[page].stale || pages[page].need != 0) && !mutated(.heldPagesForgotten) { pages[page].need = 0; needsCommit(page) }
+        for page in pages.indices where (pages[page].stale || pages[page].need != 0) && !mutated(.heldPagesForgotten) {
+            pages[page].need = 0; needsCommit(page)
+        }
         backingWrites.wrote()
         cacheWrites.wrote()
         heldInMemory = true
