@@ -5,7 +5,7 @@ PACKAGES = pkg-config liburing-dev libblkid-dev libdevmapper-dev libisal-dev dms
 PREFIX ?= /usr/local
 BIN = .build/release/cairn
 
-.PHONY: deps build bench-tools demo test check storm format install clean
+.PHONY: deps build bench-tools demo test check storm bench bench-full format install clean
 
 # Installs what Debian has and this machine lacks; does nothing, and needs neither root nor network, when all is there.
 deps:
@@ -37,6 +37,12 @@ STORM_MINUTES ?= 10
 storm: deps
 	swift build -c release --product cairn-storm
 	.build/release/cairn-storm --target all --minutes $(STORM_MINUTES) --seed $(or $(STORM_SEED),1)
+
+# Against nbdkit and qemu-nbd: the quick set (15 minutes at most), or everything. Results in .build/peers.
+bench: build
+	python3 bench/peers/peers.py --set quick
+bench-full: build
+	python3 bench/peers/peers.py --set full
 
 format:
 	swift format --in-place --recursive Sources Tests bench Package.swift
