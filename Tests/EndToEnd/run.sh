@@ -823,6 +823,17 @@ assert b["cpu_of"] == "engine" and b["cpu_ns_per_operation"] > 0 and b["io"] == 
     cairn bench v --rate 500 --depth 8 --time 1 -o json > out.json || fail "paced"
     /usr/bin/python3 -c 'import json
 b = json.load(open("out.json"))["bench"]; assert 480 <= b["iops"] <= 510, b["iops"]' || fail "another rate"
+    # A slow disk is as slow as it was told to be, at any depth, on either host, and nobody spins for it.
+    for io in ring threads; do for depth in 1 16; do
+        cairn bench --table "0 32768 linear slow.img,pace=8M 0" --create 16M --io $io --depth $depth --block 64k --mix read=50,write=50 --time 1 -o json > out.json ||
+            fail "a slow disk"
+        /usr/bin/python3 -c 'import json
+b = json.load(open("out.json"))["bench"]; assert 115 <= b["iops"] <= 150, b["iops"]; assert b["cpu_ns_per_operation"] < 2e6, b' || fail "pace, $io, depth $depth"
+    done; done
+    truncate -s 16M slow.img; cairn create s --table "0 32768 linear slow.img,cache=buffered,pace=8M 0" || fail "a slow volume"
+    same "$(cairn table s)" "0 32768 linear $PWD/slow.img,cache=buffered,pace=8M 0"
+    cairn bench s --block 64k --depth 8 --time 1 -o json > out.json && /usr/bin/python3 -c 'import json
+b = json.load(open("out.json"))["bench"]; assert 115 <= b["iops"] <= 150, b["iops"]' || fail "pace of a volume"
     timeout --preserve-status -s INT 0.5 "$CAIRN" bench v --time 60 > out.txt || fail "interrupted: $(cat out.txt)"
 }
 
