@@ -1,10 +1,11 @@
 # cairn: see README.md. `make demo` shows it, `make test` runs every test.
 PACKAGES = pkg-config liburing-dev libblkid-dev libdevmapper-dev libisal-dev dmsetup libnbd-bin nbdfuse nbdkit \
-           python3-libnbd qemu-utils fio mandoc e2fsprogs xfsprogs fuse3 zsh fish bash-completion python3-prometheus-client jq
+           python3-libnbd qemu-utils fio mandoc e2fsprogs xfsprogs fuse3 zsh fish bash-completion python3-prometheus-client jq \
+           valgrind
 PREFIX ?= /usr/local
 BIN = .build/release/cairn
 
-.PHONY: deps build demo test check storm fuzz fuzz-merge format install clean
+.PHONY: deps build bench-tools demo test check storm mutants fuzz fuzz-merge bench bench-full format install clean
 
 # Installs what Debian has and this machine lacks; does nothing, and needs neither root nor network, when all is there.
 deps:
@@ -15,14 +16,19 @@ deps:
 build: deps
 	swift build -c release --static-swift-stdlib --product cairn
 
+# What the tests of budgets run: instructions and allocations for each request.
+bench-tools: deps
+	swift build -c release --static-swift-stdlib --product path-cost
+	swift build -c release --static-swift-stdlib --product CAllocations
+
 demo: build
 	CAIRN="$(abspath $(BIN))" bash Tests/demo.sh
 
-test: build
+test: build bench-tools
 	CAIRN="$(abspath $(BIN))" bash Tests/run.sh
 
 check: deps
-	swift format lint --strict --recursive Sources Tests Package.swift
+	swift format lint --strict --recursive Sources Tests bench Package.swift
 	swift build -Xswiftc -warnings-as-errors
 	$(MAKE) test
 
@@ -32,6 +38,10 @@ storm: deps
 	swift build -c release --product cairn-storm
 	.build/release/cairn-storm --target all --minutes $(STORM_MINUTES) --seed $(or $(STORM_SEED),1)
 
+# Deliberate bugs, one after another: the table of docs/STORM.md. Fails when one is not found.
+mutants: deps
+	bash Tests/mutants.sh
+
 # Fuzzers for FUZZ_MINUTES over all that reads outside bytes, or FUZZ_TARGET alone: docs/STORM.md. What they find worth keeping
 # stays in .build-fuzz until fuzz-merge takes it into the corpus of the tree.
 fuzz: deps
@@ -39,8 +49,14 @@ fuzz: deps
 fuzz-merge: deps
 	FUZZ_TARGET=$(FUZZ_TARGET) bash Tests/Fuzz/run.sh merge
 
+# Against nbdkit and qemu-nbd: the quick set (15 minutes at most), or everything. Results in .build/peers.
+bench: build
+	python3 bench/peers/peers.py --set quick
+bench-full: build
+	python3 bench/peers/peers.py --set full
+
 format:
-	swift format --in-place --recursive Sources Tests Package.swift
+	swift format --in-place --recursive Sources Tests bench Package.swift
 
 install: build
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/sbin/cairn

@@ -15,7 +15,10 @@ let deque: Target.Dependency = .product(name: "DequeModule", package: "swift-col
 
 let package = Package(
     name: "cairn",
-    products: [.executable(name: "cairn", targets: ["cairn"])],
+    products: [
+        .executable(name: "cairn", targets: ["cairn"]),
+        .library(name: "CAllocations", type: .dynamic, targets: ["CAllocations"]),
+    ],
     dependencies: [.package(url: "https://github.com/apple/swift-collections", from: "1.6.0")],
     targets: [
         // What the operating system and C libraries give. CCairn holds only what Swift cannot import.
@@ -46,19 +49,31 @@ let package = Package(
             dependencies: [
                 "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnIO", "CairnExport", "CairnControl", deque,
             ], swiftSettings: swift),
+        // The load generator of `cairn bench`.
+        .target(
+            name: "CairnBench", dependencies: ["CairnCore", "CairnEngine", "CairnIO", "CairnExport", "CairnService"], swiftSettings: swift),
         .executableTarget(
             name: "cairn",
             dependencies: [
                 "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnOffline", "CairnIO", "CairnControl", "CairnService",
-                "CCairn", "CBlkid",
+                "CairnBench", "CCairn", "CBlkid",
             ], swiftSettings: swift),
 
         // Not part of the product: traces, published policies and a simulator of ours; a test and a benchmark use them.
         .target(
-            name: "PolicyTraces", dependencies: ["CairnCore", "CairnTargets", "CairnFormats"], path: "Benchmarks/PolicyTraces",
+            name: "PolicyTraces", dependencies: ["CairnCore", "CairnTargets", "CairnFormats"], path: "bench/PolicyTraces",
             swiftSettings: swift),
         .executableTarget(
-            name: "PolicyBench", dependencies: ["PolicyTraces", "CairnTargets"], path: "Benchmarks/PolicyBench", swiftSettings: swift),
+            name: "PolicyBench", dependencies: ["PolicyTraces", "CairnTargets"], path: "bench/PolicyBench", swiftSettings: swift),
+
+        // Not part of the product: what a request costs in instructions and allocations, against the budgets in Tests. The library
+        // counts allocations where it is preloaded.
+        .target(name: "CAllocations", path: "bench/CAllocations"),
+        .target(name: "CCallgrind", path: "bench/CCallgrind"),
+        .executableTarget(
+            name: "path-cost",
+            dependencies: ["CCallgrind", "CairnCore", "CairnEngine", "CairnTargets", "CairnFormats", "CairnExport", "CairnBench", deque],
+            path: "bench/PathCost", swiftSettings: swift),
 
         // Not part of the product: the storm, which judges targets under crashes and faults, and its command.
         .target(
@@ -82,6 +97,7 @@ let package = Package(
             dependencies: ["CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim", "CairnIO", deque],
             swiftSettings: swift),
         .testTarget(name: "CairnExportTests", dependencies: ["CairnExport", "CairnEngine"], swiftSettings: swift),
+        .testTarget(name: "CairnBenchTests", dependencies: ["CairnBench", "CairnEngine", "CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnControlTests", dependencies: ["CairnControl"], swiftSettings: swift),
         .testTarget(name: "CommandTests", dependencies: ["cairn", "CairnControl"], swiftSettings: swift),
     ]

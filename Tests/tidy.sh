@@ -13,6 +13,6 @@ for verb in $(sed -n 's/^        case \(".*"\): try.*/\1/p' Sources/cairn/main.s
     grep -q "$verb" man/cairn.8 || complain "man/cairn.8 does not name $verb"
 done
 if command -v swift > /dev/null; then
-    found=$(swift format lint --strict --recursive Sources Tests Package.swift 2>&1 | head -5); [ -n "$found" ] && complain "make format: $found"
+    found=$(swift format lint --strict --recursive Sources Tests bench Package.swift 2>&1 | head -5); [ -n "$found" ] && complain "make format: $found"
 fi
 exit $bad

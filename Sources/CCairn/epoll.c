@@ -1,4 +1,5 @@
 #include <sys/epoll.h>
+#include <sys/timerfd.h>
 #include "CCairn.h"
 
 int cairn_epoll_new(void) { return epoll_create1(EPOLL_CLOEXEC); }
@@ -15,4 +16,9 @@ int cairn_epoll_wait(int epoll, uint64_t *tags, int *readiness, int capacity, in
                        (events[i].events & (EPOLLHUP | EPOLLERR) ? 4 : 0);
     }
     return n;
+}
+int cairn_timer_new(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK); }
+int cairn_timer_set(int timer, uint64_t at) {
+    struct itimerspec t = {.it_value = {.tv_sec = (time_t)(at / 1000000000u), .tv_nsec = (long)(at % 1000000000u)}};
+    return timerfd_settime(timer, TFD_TIMER_ABSTIME, &t, NULL);
 }

@@ -1,27 +1,30 @@
 /// Counters and latency of one direction of one device or target. Plain integers: only the reactor touches them.
 
-/// A log-linear histogram of nanoseconds: 8 steps per power of two (12.5 % wide), 0 ... 2^40 ns (18 minutes).
-/// 320 counters of 4 bytes, no allocation after `init`, recording takes a few instructions.
+/// A log-linear histogram of nanoseconds: 8 steps per power of two (12.5 % wide) unless said otherwise, 0 ... 2^40 ns (18
+/// minutes). 320 counters of 4 bytes, no allocation after `init`, recording takes a few instructions.
 public final class LatencyHistogram {
-    private static let steps = 8
     private static let powers = 40
+    private let bits: UInt64
+    private let size: Int
     private let counts: UnsafeMutablePointer<UInt32>
     public private(set) var total: UInt64 = 0
     public private(set) var maximum = Nanoseconds.zero
     public private(set) var sum: UInt64 = 0
 
-    public init() {
-        counts = .allocate(capacity: Self.steps * Self.powers)
-        counts.initialize(repeating: 0, count: Self.steps * Self.powers)
+    /// - Parameter bits: 2^bits steps per power of two, 1 ... 8.
+    public init(bits: Int = 3) {
+        precondition((1...8).contains(bits), "a histogram has 2 to 256 steps per power of two")
+        self.bits = UInt64(bits)
+        size = Self.powers << bits
+        counts = .allocate(capacity: size)
+        counts.initialize(repeating: 0, count: size)
     }
     deinit { counts.deallocate() }
 
     public func record(_ time: Nanoseconds) {
-        let value = max(time.count, 8)
-        let power = UInt64.bitWidth - 1 - value.leadingZeroBitCount
-        let bucket =
-            power >= Self.powers
-            ? Self.steps * Self.powers - 1 : power * Self.steps + Int((value >> UInt64(power - 3)) & 7)
+        let value = max(time.count, 1 << bits)
+        let power = UInt64(UInt64.bitWidth - 1 - value.leadingZeroBitCount)
+        let bucket = power >= Self.powers ? size - 1 : Int(power << bits + (value >> (power - bits)) & (1 << bits - 1))
         counts[bucket] &+= 1
         total &+= 1
         sum &+= time.count
@@ -34,26 +37,26 @@ public final class LatencyHistogram {
         let exact = Double(total) * fraction
         let rank = UInt64(exact) + (exact > Double(UInt64(exact)) ? 1 : 0)
         var seen: UInt64 = 0
-        for bucket in 0..<(Self.steps * Self.powers) {
+        for bucket in 0..<size {
             seen += UInt64(counts[bucket])
-            if seen >= max(rank, 1) { return min(maximum, Self.edge(bucket)) }
+            if seen >= max(rank, 1) { return min(maximum, edge(bucket)) }
         }
         return maximum
     }
 
-    private static func edge(_ bucket: Int) -> Nanoseconds {
-        let power = UInt64(bucket / steps), step = UInt64(bucket % steps)
-        return Nanoseconds((1 << power) + ((step + 1) << power) / 8)
+    private func edge(_ bucket: Int) -> Nanoseconds {
+        let power = UInt64(bucket) >> bits, step = UInt64(bucket) & (1 << bits - 1)
+        return Nanoseconds((1 << power) + ((step + 1) << power) >> bits)
     }
 
     /// What is not empty, ascending: an upper edge and how many times lie below it and above the one before. The last bucket of
     /// all also holds everything longer.
     public var buckets: [(edge: Nanoseconds, count: UInt64)] {
-        (0..<(Self.steps * Self.powers)).compactMap { counts[$0] > 0 ? (Self.edge($0), UInt64(counts[$0])) : nil }
+        (0..<size).compactMap { counts[$0] > 0 ? (edge($0), UInt64(counts[$0])) : nil }
     }
 
     public func clear() {
-        counts.update(repeating: 0, count: Self.steps * Self.powers)
+        counts.update(repeating: 0, count: size)
         total = 0
         sum = 0
         maximum = .zero

@@ -29,6 +29,27 @@ public struct Bytes: Hashable, Comparable, Sendable {
     @inlinable public static func - (a: Bytes, b: Bytes) -> Bytes { Bytes(a.count - b.count) }
 }
 
+extension Bytes {
+    /// A number, perhaps with a unit behind it: k, m, g or t in either case, powers of 1024, with or without `iB` or `B`.
+    /// nil: it is not one, or more than 2^63.
+    public init?(text: String) {
+        var digits = Substring(text)
+        if digits.hasSuffix("B") { digits.removeLast() }
+        if digits.hasSuffix("i") { digits.removeLast() }
+        var shift: UInt64 = 0
+        if let unit = digits.last, let power = Array("kmgt").firstIndex(of: Character(unit.lowercased())) {
+            shift = UInt64(power + 1) * 10
+            digits.removeLast()
+        } else if digits.count + 1 < text.count {
+            return nil  // "5iB"
+        }
+        guard digits.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let number = UInt64(digits), number <= (1 << 63) >> shift else {
+            return nil
+        }
+        self.init(number << shift)
+    }
+}
+
 /// A moment on the host's monotonic clock, or a span of time. Range: 0 ... 584 years.
 public struct Nanoseconds: Hashable, Comparable, Sendable {
     public var count: UInt64

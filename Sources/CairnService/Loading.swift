@@ -19,11 +19,6 @@ extension Service {
         var attribute: String?
         var record: BackingRecord?
     }
-    /// A record to be stored once the table is loaded.
-    struct Note {
-        let identity: DeviceIdentity
-        let record: StateDirectory.Record
-    }
     enum Resolved: Sendable {
         case host(Opened)
         case volume(String)
@@ -60,8 +55,8 @@ extension Service {
         try withLoading { () throws(ControlError) in
             let lines: [TableLine]
             do throws(TargetError) { lines = try TableLine.parse(table) } catch { throw ControlError(error, stage: "reload") }
-            var notes: [Note] = []
-            let catalog = try resolveAll(lines, cwd: cwd, readOnly: readOnly, force: force, notes: &notes)
+            var history = DeviceHistory(state: state, readOnly: readOnly, force: force)
+            let catalog = try resolveAll(lines, cwd: cwd, readOnly: readOnly, &history)
             defer { unpin(catalog) }
             try perform("reload") { (reactor, ticket) throws(ControlError) in
                 let volume = try reactor.find(name)
@@ -76,9 +71,7 @@ extension Service {
                     }
                 } catch { throw ControlError(error, stage: "reload") }
             }
-            do throws(SystemError) {
-                for note in notes { try state?.store(note.identity, note.record) }
-            } catch {
+            do throws(SystemError) { try history.store() } catch {
                 call { reactor in if let volume = reactor.engine.volume(named: name) { reactor.engine.clear(volume) } }
                 throw ControlError(
                     errno: error.errno, reason: error.sentence, hint: "the state directory must be writable", stage: "reload")
@@ -104,7 +97,7 @@ extension Service {
 
     // MARK: Devices
 
-    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool, force: Bool, notes: inout [Note]) throws(ControlError)
+    private func resolveAll(_ lines: [TableLine], cwd: String, readOnly: Bool, _ history: inout DeviceHistory) throws(ControlError)
         -> [String:
         Resolved]
     {
@@ -119,7 +112,8 @@ extension Service {
                     let raw = line.arguments[index].raw
                     if catalog[raw] == nil { catalog[raw] = resolve(raw, cwd, names, minors, writable: !readOnly) }
                     if case .host(var opened) = catalog[raw] {
-                        try consult(&opened, type, position, readOnly, force, &notes)
+                        let record = try history.consult(opened.facts, attribute: opened.attribute, type, position)
+                        if let record { opened.record = record }
                         catalog[raw] = .host(opened)
                     }
                 }
@@ -129,41 +123,6 @@ extension Service {
             throw error
         }
         return catalog
-    }
-
-    /// What the state directory knows of a device, and what it must learn.
-    private func consult(
-        _ opened: inout Opened, _ type: TargetType, _ position: Int, _ readOnly: Bool, _ force: Bool, _ notes: inout [Note]
-    ) throws(ControlError) {
-        guard let state else {
-            if !type.claimsDevices { return }
-            throw ControlError(
-                errno: ENOENT, reason: "there is no state directory",
-                hint: "set CAIRN_STATE_DIR: a cache must be able to remember its backing")
-        }
-        let identity = opened.facts.identity
-        var record = state.record(identity)
-        if let cache = opened.attribute, record?.dirty != true {
-            record = BackingRecord(cache: cache, dirty: true, writtenAlone: record?.writtenAlone ?? false)
-        }
-        if type.claimsDevices {
-            if position == 0 { opened.record = record }
-            return
-        }
-        guard var record, type.name != "error" else { return }
-        if record.dirty {
-            if !force {
-                throw ControlError(
-                    errno: EBUSY, reason: "\(opened.facts.kernelName): its newest data may be in the cache \(record.cache)",
-                    hint: "open it with its cache; --force opens it alone, with old data, and what the cache holds may be lost",
-                    stage: "reload")
-            }
-            log("WARNING: \(opened.facts.kernelName) is opened alone by force; its newest data may be in the cache \(record.cache)")
-        }
-        if !record.writtenAlone && !readOnly {
-            record.writtenAlone = true
-            notes.append(Note(identity: identity, record: record))
-        }
     }
 
     private func resolve(
@@ -207,7 +166,7 @@ extension Service {
             if let known { return known }
         }
         let device = try DeviceOpener.open(word, path: path, writable: writable)
-        let file = HostFile(fd: device.fd.raw, isBlock: device.isBlock)
+        let file = HostFile(fd: device.fd.raw, isBlock: device.isBlock, pace: device.pace)
         let key = device.key, facts = device.facts, attribute = cacheAttribute(device.fd.raw)
         let opened = call { reactor -> Opened in
             let index = reactor.hosts.firstIndex { $0 == nil } ?? reactor.hosts.count

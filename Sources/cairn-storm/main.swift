@@ -38,6 +38,9 @@ struct Options {
             case "--shrink": shrink = true
             case "--engine": engine = left.popFirst() ?? ""
             #if MUTANTS
+                case "--mutants":
+                    for mutant in StormMutant.all { print("\(mutant.mutant)") }
+                    exit(0)
                 case "--mutant": mutant = left.popFirst() ?? ""
             #endif
             case "--faults":

@@ -154,7 +154,7 @@ struct Completion {
             case "ls" where arguments.has("tree"): list(Tree.options.map { Candidate(text: $0) }, prefix, typed)
             case "ls": list(fields + ["devname", "help"].map { Candidate(text: $0) }, prefix, typed)
             case "deps": offer(["devno", "blkdevname", "devname"], prefix: prefix, typed: typed)
-            case "table", "stats", "cache": offer(["json"], prefix: prefix, typed: typed)
+            case "table", "stats", "cache", "bench": offer(["json"], prefix: prefix, typed: typed)
             case "probe": offer(["json", "export"], prefix: prefix, typed: typed)
             default: list(fields + [Candidate(text: "help")], prefix, typed)
             }
@@ -170,6 +170,9 @@ struct Completion {
         case "uuid": offer(volumes.compactMap { $0["uuid"]?.string }.filter { !$0.isEmpty }, prefix: prefix, typed: typed)
         case "minor": offer(volumes.compactMap { $0["minor"]?.unsigned.map { "\($0)" } }, prefix: prefix, typed: typed)
         case "engine": offer(RuntimeDirectory.engines(option: arguments["runtime-dir"]), prefix: prefix, typed: typed)
+        case "distribution": offer(["uniform", "zipf"], prefix: prefix, typed: typed)
+        case "mix":
+            list(["read=", "write=", "fua=", "flush=", "discard="].map { Candidate(text: $0) }, prefix, typed)
         case "units": offer("hrsbkmgtpe".map(String.init), prefix: prefix, typed: typed)
         case "nbd":
             offer(["unix:", "tcp:"], prefix: prefix, typed: typed)
@@ -192,7 +195,7 @@ struct Completion {
         case "create": wantsFiles = given.count == 1
         case "remove", "suspend", "resume", "clear", "wipe_table", "info", "deps", "status", "table", "stats", "mangle":
             offer(volumes.filter { !given.contains($0["name"]?.string ?? "") }.map(Self.described))
-        case "rename", "wait", "export", "events":
+        case "rename", "wait", "export", "events", "bench":
             if given.isEmpty { offer(volumes.map(Self.described)) }
         case "load", "reload":
             if given.isEmpty { offer(volumes.map(Self.described)) } else { wantsFiles = given.count == 1 }

@@ -39,6 +39,7 @@ func dispatch(_ arguments: Arguments) throws(Exit) {
     case "export", "unexport": try OwnVerbs.export(arguments)
     case "events": try OwnVerbs.events(arguments)
     case "stats": try StatsVerb.run(arguments)
+    case "bench": try BenchVerb.run(arguments)
     case "top": try TopVerb.run(arguments)
     case "format-cache": try FormatCacheVerb.run(arguments)
     case "uncache": try CachedVolume.uncache(arguments)

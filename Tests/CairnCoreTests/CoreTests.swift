@@ -59,6 +59,24 @@ struct CoreTests {
         #expect(arena.allocate(4096, for: .metadata) != nil)
     }
 
+    @Test(arguments: [(1, 0.5), (3, 0.125), (6, 0.016)]) func histogramsAreAsExactAsTheyAreWide(bits: Int, width: Double) {
+        for value in [100, 4095, 4096, 4097, 1_000_000, 123_456_789, 1 << 38] as [UInt64] {
+            let histogram = LatencyHistogram(bits: bits)
+            histogram.record(Nanoseconds(value))
+            histogram.record(Nanoseconds(value * 3))
+            let low = Double(histogram.quantile(0.5).count) / Double(value)
+            #expect(low >= 1 && low <= 1 + width, "\(value) at \(bits) bits")
+        }
+    }
+    @Test(
+        arguments: [
+            ("0", 0), ("512", 512), ("4k", 4096), ("4K", 4096), ("4KiB", 4096), ("4kB", 4096), ("266M", 266 << 20), ("1g", 1 << 30),
+            ("2T", 2 << 40), ("", nil),
+            ("k", nil), ("-1", nil), ("1.5k", nil), ("4 k", nil), ("4x", nil), ("5iB", nil), ("5B", 5), ("99999999T", nil), ("0x10", nil),
+        ] as [(String, UInt64?)]) func sizesAreRead(text: String, bytes: UInt64?)
+    {
+        #expect(Bytes(text: text)?.count == bytes)
+    }
     @Test func histogramQuantiles() {
         let histogram = LatencyHistogram()
         for n in UInt64(1)...1000 { histogram.record(Nanoseconds(n * 1000)) }

@@ -26,6 +26,20 @@ extension CairnIOTests {
             #expect(throws: TargetError.self) { try DeviceWord(raw) }
         }
 
+        @Test(
+            arguments: [
+                ("/a,pace=266M", 266 << 20, ",pace=266M"), ("/a,pace=1k,cache=direct", 1024, ",cache=direct,pace=1k"), ("/a", nil, ""),
+                ("/a,pace=512", nil, nil), ("/a,pace=", nil, nil), ("/a,pace=-1", nil, nil),
+            ] as [(String, UInt64?, String?)]) func paces(word: String, pace: UInt64?, options: String?) throws
+        {
+            guard let options else {
+                #expect(throws: TargetError.self) { try DeviceWord(word) }
+                return
+            }
+            let parsed = try DeviceWord(word)
+            #expect(parsed.pace == pace && parsed.options == options)
+        }
+
         @Test(arguments: ["/a b", "/x,cache=direct", #"/back\slash"#, "/#1", "/tab\tand\nnewline", "/ä"])
         func whatIsEscapedIsReadAgain(_ path: String) throws {
             let word = try DeviceWord(DeviceWord.escape(path) + ",cache=buffered")

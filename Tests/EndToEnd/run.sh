@@ -782,6 +782,61 @@ assert len(reports) == 3 and reports[0]["time"] < reports[1]["time"] < reports[2
     refused 1 "repeat a report" cairn table --count 2
 }
 
+# A benchmark measures what it says, on a table and on a volume, and leaves alone what is not its own.
+test_bench() {
+    truncate -s 16M a.img; head -c 1M /dev/urandom > e.img
+    local sum table="0 32768 linear new.img 0"
+    cairn bench --table "$table" --create 16M --mix read=50,write=40,fua=4,flush=3,discard=3 --depth 16 --verify --operations 3000 -o json > out.json ||
+        fail "on a table: $(cat out.json)"
+    /usr/bin/python3 -c 'import json
+b = json.load(open("out.json"))["bench"]
+assert b["operations"] == 3000 == sum(b[k]["operations"] for k in ("read", "write", "flush", "discard")), b
+assert b["errors"] == 0 and b["blocks_wrong"] == 0 and b["blocks_checked"] > 500, b
+assert b["read"]["bytes"] == 4096 * b["read"]["operations"] and "allocations_per_operation" not in b, b
+t = b["read"]["latency_ns"]
+assert 0 < t["p50"] <= t["p90"] <= t["p99"] <= t["p99.9"] <= t["max"], b' || fail "the report"
+    [ ! -e new.img ] || fail "what it made is still there"
+    # The content counts: a device that loses a write is found out.
+    cairn bench --table "0 32768 flakey a.img 0 0 60 1 drop_writes" --mix write --depth 4 --operations 100 --verify > out.txt 2>&1 && fail "nobody missed the writes"
+    grep -q 'The content is wrong' out.txt || fail "$(cat out.txt)"
+    # Both hosts, a cache, its cleaner behind it.
+    for io in ring threads; do
+        cairn bench --table "0 32768 linear a.img 0" --yes --io $io --mix read=50,write=50 --depth 32 --verify --operations 2000 > out.txt 2>&1 || fail "$io: $(cat out.txt)"
+    done
+    truncate -s 8M c.img; cairn format-cache --target ssdcache --backing a.img --blocksize 16 --yes c.img > /dev/null || fail format
+    cairn bench --table "0 32768 ssdcache a.img c.img blocksize 16 writeback" --yes --mix read=50,write=50 --distribution zipf --depth 32 --verify --operations 5000 > out.txt 2>&1 ||
+        fail "a cache: $(cat out.txt)"
+    cairn cache info c.img | grep -q '^state: *clean' || fail "the cache is not closed: $(cairn cache info c.img)"
+    # Without a yes nothing is written, and reading asks nobody.
+    sum=$(sha256sum e.img)
+    refused 1 "nothing was written" cairn bench --table "0 2048 linear e.img 0" --mix write --operations 10
+    cairn bench --table "0 2048 linear e.img 0" --operations 100 > /dev/null || fail "a read"
+    same "$(sha256sum e.img)" "$sum"
+    # A volume, two connections; the engine has the time that it took.
+    truncate -s 16M b.img; cairn create v --table "0 32768 linear b.img 0" || fail create
+    cairn bench v --yes --jobs 2 --depth 8 --mix read=48,write=48,flush=2,discard=2 --verify --time 1 -o json > out.json || fail "a volume"
+    /usr/bin/python3 -c 'import json
+b = json.load(open("out.json"))["bench"]
+assert b["cpu_of"] == "engine" and b["cpu_ns_per_operation"] > 0 and b["io"] == "NBD" and b["blocks_wrong"] == 0 < b["blocks_checked"], b' || fail "the report of a volume"
+    cairn bench v --yes --block 1M --depth 4 --mix read=50,write=50 --verify --operations 100 > out.txt || fail "large requests: $(cat out.txt)"
+    # Paced: about as many as asked for.
+    cairn bench v --rate 500 --depth 8 --time 1 -o json > out.json || fail "paced"
+    /usr/bin/python3 -c 'import json
+b = json.load(open("out.json"))["bench"]; assert 480 <= b["iops"] <= 510, b["iops"]' || fail "another rate"
+    # A slow disk is as slow as it was told to be, at any depth, on either host, and nobody spins for it.
+    for io in ring threads; do for depth in 1 16; do
+        cairn bench --table "0 32768 linear slow.img,pace=8M 0" --create 16M --io $io --depth $depth --block 64k --mix read=50,write=50 --time 1 -o json > out.json ||
+            fail "a slow disk"
+        /usr/bin/python3 -c 'import json
+b = json.load(open("out.json"))["bench"]; assert 115 <= b["iops"] <= 150, b["iops"]; assert b["cpu_ns_per_operation"] < 2e6, b' || fail "pace, $io, depth $depth"
+    done; done
+    truncate -s 16M slow.img; cairn create s --table "0 32768 linear slow.img,cache=buffered,pace=8M 0" || fail "a slow volume"
+    same "$(cairn table s)" "0 32768 linear $PWD/slow.img,cache=buffered,pace=8M 0"
+    cairn bench s --block 64k --depth 8 --time 1 -o json > out.json && /usr/bin/python3 -c 'import json
+b = json.load(open("out.json"))["bench"]; assert 115 <= b["iops"] <= 150, b["iops"]' || fail "pace of a volume"
+    timeout --preserve-status -s INT 0.5 "$CAIRN" bench v --time 60 > out.txt || fail "interrupted: $(cat out.txt)"
+}
+
 test_completions() {
     truncate -s 16M b.img; truncate -s 8M c.img; echo "0 8 zero" > table.txt
     cairn format-cache --target ssdcache --backing b.img --blocksize 16 --yes c.img > /dev/null || fail format

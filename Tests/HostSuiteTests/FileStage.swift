@@ -120,7 +120,7 @@ final class FileStage: Stage {
             facts.limits.physicalBlock = device.block
             facts.limits.ioMinimum = device.block
         }
-        let file = HostFile(fd: opened.fd.raw, isBlock: opened.isBlock)
+        let file = HostFile(fd: opened.fd.raw, isBlock: opened.isBlock, pace: opened.pace)
         if device.readOnly && !facts.readOnly {  // root may write to everything
             facts.readOnly = true
             exchange(file, device.path, O_RDONLY)

@@ -9,14 +9,17 @@ package struct OpenedDevice: ~Copyable, Sendable {
     package let fd: OwnedFD
     package let isBlock: Bool
     package let direct: Bool
+    /// Bytes per second that it may move; 0: as many as it can.
+    package let pace: UInt64
     /// The same device gives the same key, whatever path led to it: kind, device number or file system, inode.
     package let key: [UInt64]
     package let facts: HostDevice
 
-    package init(fd: consuming OwnedFD, isBlock: Bool, direct: Bool, key: [UInt64], facts: HostDevice) {
+    package init(fd: consuming OwnedFD, isBlock: Bool, direct: Bool, pace: UInt64 = 0, key: [UInt64], facts: HostDevice) {
         self.fd = fd
         self.isBlock = isBlock
         self.direct = direct
+        self.pace = pace
         self.key = key
         self.facts = facts
     }
@@ -140,12 +143,12 @@ package enum DeviceOpener {
         let size = Bytes(bytes).sectors
         var identity = DeviceIdentity(kind: .block, size: size)
         identity.name = partitionUUID(fd.raw, sys) ?? blockName(sys, name)
-        let option = word.cache.map { ",cache=" + $0.rawValue } ?? ""
+        let option = word.options
         let facts = HostDevice(
             host: 0, tableWord: "\(numbers.0):\(numbers.1)" + option, dependency: "\(numbers.0), \(numbers.1)", kernelName: name,
             persistentWord: DeviceWord.escape(stablePath(info.st_rdev) ?? path) + option, size: size, limits: limits,
             identity: identity, readOnly: fellBack || readOnly != 0, buffered: !direct)
-        return OpenedDevice(fd: fd, isBlock: true, direct: direct, key: [1, UInt64(info.st_rdev)], facts: facts)
+        return OpenedDevice(fd: fd, isBlock: true, direct: direct, pace: word.pace ?? 0, key: [1, UInt64(info.st_rdev)], facts: facts)
     }
 
     /// The queue of a partition is its disk's.
@@ -227,12 +230,13 @@ package enum DeviceOpener {
         limits.maximumWriteZeroes = 1 << 31
         limits.volatileCache = true
         let size = Bytes(UInt64(max(0, info.st_size))).sectors
-        let option = word.cache.map { ",cache=" + $0.rawValue } ?? ""
+        let option = word.options
         let facts = HostDevice(
             host: 0, tableWord: DeviceWord.escape(absolute) + option, dependency: absolute, kernelName: absolute,
             persistentWord: DeviceWord.escape(absolute) + option, size: size, limits: limits,
             identity: identity(info, size, birth), readOnly: readOnly, buffered: !direct)
-        return OpenedDevice(fd: fd, isBlock: false, direct: direct, key: [2, UInt64(info.st_dev), UInt64(info.st_ino)], facts: facts)
+        return OpenedDevice(
+            fd: fd, isBlock: false, direct: direct, pace: word.pace ?? 0, key: [2, UInt64(info.st_dev), UInt64(info.st_ino)], facts: facts)
     }
 
     private static func identity(_ info: stat, _ size: Sectors, _ birth: UInt64) -> DeviceIdentity {

@@ -1,8 +1,9 @@
+import CairnCore
 package import CairnEngine
 
 /// A device word of a table line: where it leads and the options after its comma.
 ///
-///     MAJ:MIN | PATH | NAME | UUID=… | LABEL=… | PARTUUID=… | PARTLABEL=…   [,cache=direct|buffered]
+///     MAJ:MIN | PATH | NAME | UUID=… | LABEL=… | PARTUUID=… | PARTLABEL=…   [,cache=direct|buffered] [,pace=RATE]
 ///
 /// A backslash makes the next character literal; a comma that belongs to the name is written `\,`.
 package struct DeviceWord: Equatable {
@@ -17,6 +18,14 @@ package struct DeviceWord: Equatable {
 
     package var place: Place
     package var cache: Cache?
+    /// Bytes per second, for a slow disk; nil: as fast as it is.
+    package var pace: UInt64?
+    private var paceText = ""
+
+    /// The options as they load again.
+    package var options: String {
+        (cache.map { ",cache=" + $0.rawValue } ?? "") + (pace == nil ? "" : ",pace=" + paceText)
+    }
 
     package init(_ raw: String) throws(TargetError) {
         var parts: [[UInt8]] = [[]]
@@ -41,10 +50,18 @@ package struct DeviceWord: Equatable {
             switch String(decoding: part, as: UTF8.self) {
             case "cache=direct": cache = .direct
             case "cache=buffered": cache = .buffered
+            case let option where option.hasPrefix("pace="):
+                guard let rate = Bytes(text: String(option.dropFirst(5))), rate.count >= 1024 else {
+                    throw TargetError(
+                        "Device lookup failed: \"\(option)\" is no rate",
+                        hint: "pace is bytes per second, 1k or more, such as pace=266M (k, m, g: powers of 1024)")
+                }
+                pace = rate.count
+                paceText = String(option.dropFirst(5))
             case let option:
                 throw TargetError(
                     "Device lookup failed: unknown device option \"\(option)\"",
-                    hint: "options are cache=direct and cache=buffered; write a comma of the name as \\,")
+                    hint: "options are cache=direct, cache=buffered and pace=RATE; write a comma of the name as \\,")
             }
         }
         place = Self.place(name, hadSlash: hadSlash)

@@ -7,64 +7,80 @@ import Glibc
 package struct HostFile: Sendable {
     package let fd: Int32
     package let isBlock: Bool
-    package init(fd: Int32, isBlock: Bool) {
+    /// Bytes per second that reads and writes may move; 0: as many as it can.
+    package let pace: UInt64
+    package init(fd: Int32, isBlock: Bool, pace: UInt64 = 0) {
         self.fd = fd
         self.isBlock = isBlock
+        self.pace = pace
     }
 }
 
 /// The two hosts that do real device I/O. Same behaviour; the ring needs io_uring, which is often forbidden.
-package enum IOHost {
-    case ring(RingHost)
-    case threads(ThreadHost)
+package final class IOHost {
+    private enum Kind {
+        case ring(RingHost)
+        case threads(ThreadHost)
+    }
+    private let kind: Kind
+    private let pacer: Pacer
 
     package enum Choice: String, Sendable { case auto, ring, threads }
 
     /// `auto` takes the ring and falls back to threads when the kernel refuses it.
     package static func make(_ choice: Choice) throws(SystemError) -> IOHost {
         switch choice {
-        case .threads: return .threads(try ThreadHost())
-        case .ring: return .ring(try RingHost())
+        case .threads: return try IOHost(.threads(try ThreadHost()))
+        case .ring: return try IOHost(.ring(try RingHost()))
         case .auto:
-            if let ring = try? RingHost() { return .ring(ring) }
-            return .threads(try ThreadHost())
+            if let ring = try? RingHost() { return try IOHost(.ring(ring)) }
+            return try IOHost(.threads(try ThreadHost()))
         }
     }
+    private init(_ kind: Kind) throws(SystemError) {
+        self.kind = kind
+        pacer = try Pacer()
+    }
     package var name: String {
-        switch self {
+        switch kind {
         case .ring: "io_uring"
         case .threads: "threads"
         }
     }
-    /// Readable when completions wait.
+    /// Readable when completions wait, or when it is time for what was held back.
     package var pollDescriptors: [Int32] {
-        switch self {
-        case .ring(let h): [h.pollDescriptor, h.workers.pollDescriptor]
-        case .threads(let h): [h.pollDescriptor]
+        switch kind {
+        case .ring(let h): [h.pollDescriptor, h.workers.pollDescriptor, pacer.pollDescriptor]
+        case .threads(let h): [h.pollDescriptor, pacer.pollDescriptor]
         }
     }
     package var inFlight: Int {
-        switch self {
-        case .ring(let h): h.inFlight + h.workers.inFlight
-        case .threads(let h): h.inFlight
+        switch kind {
+        case .ring(let h): h.inFlight + h.workers.inFlight + pacer.held
+        case .threads(let h): h.inFlight + pacer.held
         }
     }
     package func submit(_ operation: DeviceOperation, _ file: HostFile) {
-        switch self {
+        if file.pace > 0 && pacer.holds(operation, file) { return }
+        pass(operation, file)
+    }
+    private func pass(_ operation: DeviceOperation, _ file: HostFile) {
+        switch kind {
         case .ring(let h): h.submit(operation, file)
         case .threads(let h): h.submit(operation, file)
         }
     }
     package func flushSubmissions() {
-        if case .ring(let h) = self { h.flushSubmissions() }
+        if case .ring(let h) = kind { h.flushSubmissions() }
     }
     /// The kernel could not take all that was submitted: `flushSubmissions` must be called again soon, so the reactor
     /// must not sleep for long.
     package var mustSubmit: Bool {
-        if case .ring(let h) = self { h.mustSubmit } else { false }
+        if case .ring(let h) = kind { h.mustSubmit } else { false }
     }
     package func drain(_ body: (UInt32, IOStatus) -> Void) {
-        switch self {
+        pacer.release(pass)
+        switch kind {
         case .ring(let h):
             h.drain(body)
             h.workers.drain(body)

@@ -45,6 +45,22 @@ package final class Poller {
     }
 }
 
+/// A moment to wake up at, more exact than the milliseconds of `Poller.wait`.
+package final class Timer {
+    package let pollDescriptor: Int32
+    package private(set) var deadline: Nanoseconds?
+
+    package init() throws(SystemError) { pollDescriptor = try system("timerfd_create") { cairn_timer_new() } }
+    deinit { _ = Glibc.close(pollDescriptor) }
+
+    /// nil: never. A new moment also takes back that the last one has come.
+    package func set(_ moment: Nanoseconds?) {
+        if moment == deadline { return }
+        deadline = moment
+        _ = cairn_timer_set(pollDescriptor, moment.map { max(1, $0.count) } ?? 0)
+    }
+}
+
 /// Work posted to the reactor by other threads, in order.
 package final class Mailbox: Sendable {
     package let pollDescriptor: Int32

@@ -1,0 +1,318 @@
+"""peers.py [--set quick|full] [--out DIR] [--rounds N] [--seconds S] [--cairn PATH] [--only TEXT]
+
+The same fio jobs (its nbd engine) and nbdcopy in turn against cairn, nbdkit and qemu-nbd. In each round every contestant runs every job
+once, right after the others; what counts is the median of the ratios of one round, and where their inter-quartile range is 25 % or more
+the table says so and the server's CPU time decides. Writes peers.md and peers.svg to DIR. Its files and sockets live in a directory of
+their own, which goes in the end, and it stops only what it started.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+TICK = os.sysconf("SC_CLK_TCK")
+MIB = 1 << 20
+
+
+class Job:
+    def __init__(self, name, **fio):
+        self.name, self.fio = name, fio
+
+
+JOBS = [
+    Job("randread 4k, depth 1", rw="randread", bs="4k", iodepth=1),
+    Job("randwrite 4k, depth 1", rw="randwrite", bs="4k", iodepth=1),
+    Job("randread 4k, depth 32", rw="randread", bs="4k", iodepth=32),
+    Job("randwrite 4k, depth 32", rw="randwrite", bs="4k", iodepth=32),
+    Job("randread 4k, depth 32, 2 connections", rw="randread", bs="4k", iodepth=32, numjobs=2),
+    Job("randwrite 4k, depth 32, 2 connections", rw="randwrite", bs="4k", iodepth=32, numjobs=2),
+    Job("read 128k, depth 8", rw="read", bs="128k", iodepth=8),
+    Job("write 128k, depth 8", rw="write", bs="128k", iodepth=8),
+    Job("write+flush 4k, depth 1", rw="randwrite", bs="4k", iodepth=1, fsync=1),
+    Job("write+flush 4k, depth 32", rw="randwrite", bs="4k", iodepth=32, fsync=1),
+    Job("nbdcopy from"),
+    Job("nbdcopy to"),
+]
+QUICK = {
+    "buffered": [j.name for j in JOBS],
+    "direct": [JOBS[i].name for i in (0, 2, 3)],
+    "zero": [JOBS[i].name for i in (0, 2, 3)],
+    "cache": [JOBS[i].name for i in (0, 2)],
+}
+
+
+class Server:
+    """A contestant: a process of ours with a socket, or a volume of our engine."""
+
+    def __init__(self, group, name, uri, process):
+        self.group, self.name, self.uri, self.process = group, name, uri, process
+
+    def cpu(self):
+        """Seconds of user and system time, of all its threads."""
+        words = open("/proc/%d/stat" % self.process).read().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / TICK
+
+
+class Stage:
+    def __init__(self, options):
+        self.options = options
+        self.directory = tempfile.mkdtemp(prefix="cairn-peers-", dir=options.dir)
+        self.started, self.servers = [], []
+        self.environment = dict(os.environ, CAIRN_RUNTIME_DIR=self.path("rt"), CAIRN_STATE_DIR=self.path("st"))
+        for name in ("rt", "st"):
+            os.mkdir(self.path(name), 0o700)
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def cairn(self, *words):
+        done = subprocess.run([self.options.cairn, *words], env=self.environment, cwd=self.directory, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            raise RuntimeError("cairn %s: %s" % (" ".join(words), done.stdout))
+        return done.stdout.strip()
+
+    def file(self, name):
+        """Data in every block, and in the page cache, so that nobody reads holes."""
+        with open(self.path(name), "wb") as out:
+            for _ in range(self.options.size):
+                out.write(self.content)
+            out.flush()
+            os.fsync(out.fileno())
+        return self.path(name)
+
+    def spawn(self, group, name, command, socket):
+        log = open(self.path(socket + ".log"), "wb")
+        process = subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.started.append(process)
+        for _ in range(200):
+            if os.path.exists(self.path(socket)):
+                break
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+        if process.poll() is not None or not os.path.exists(self.path(socket)):
+            print("peers: %s does not start, and is left out: %s" % (name, open(log.name).read().strip()[:200]), file=sys.stderr)
+            return
+        self.servers.append(Server(group, name, "nbd+unix:///?socket=" + self.path(socket), process.pid))
+
+    def volume(self, group, name, volume, table):
+        self.cairn("create", volume, "--table", table)
+        facts = self.cairn("info", "-c", "--noheadings", "-o", "uri,pid", "--separator", " ", volume).split()
+        self.servers.append(Server(group, name, facts[0], int(facts[1])))
+
+    def begin(self):
+        self.content = os.urandom(MIB)
+        size, sectors = self.options.size, self.options.size * 2048
+        groups = self.options.groups
+        if "buffered" in groups:
+            self.volume("buffered", "cairn linear", "buffered", "0 %d linear %s 0" % (sectors, self.file("cairn.img")))
+            self.spawn("buffered", "nbdkit file", ["nbdkit", "-f", "-U", "kit.sock", "file", self.file("kit.img")], "kit.sock")
+            for aio in ("threads", "io_uring"):
+                self.qemu("buffered", "qemu-nbd writeback, " + aio, "writeback", aio)
+        if "direct" in groups:
+            self.volume("direct", "cairn linear", "direct", "0 %d linear %s,cache=direct 0" % (sectors, self.file("direct.img")))
+            for aio in ("threads", "io_uring"):
+                self.qemu("direct", "qemu-nbd none, " + aio, "none", aio)
+        if "zero" in groups:
+            self.volume("zero", "cairn zero", "zero", "0 %d zero" % sectors)
+            self.spawn("zero", "nbdkit null", ["nbdkit", "-f", "-U", "null.sock", "null", "%dM" % size], "null.sock")
+            self.spawn("zero", "nbdkit memory", ["nbdkit", "-f", "-U", "memory.sock", "memory", "%dM" % size], "memory.sock")
+            self.spawn("zero", "qemu-nbd null-co", ["qemu-nbd", "-k", self.path("null-co.sock"), "-t", "-e", "8", "--image-opts",
+                                                    "driver=null-co,size=%d" % (size * MIB)], "null-co.sock")
+        if "cache" in groups:
+            back = self.file("back.img")
+            with open(self.path("fast.img"), "wb") as fast:
+                fast.truncate((size * 5 // 4 + 64) * MIB)
+            self.cairn("format-cache", "--target", "ssdcache", "--backing", back, "--blocksize", "256", "--yes", self.path("fast.img"))
+            self.volume("cache", "cairn ssdcache hit", "cache", "0 %d ssdcache %s %s" % (sectors, back, self.path("fast.img")))
+            self.volume("cache", "cairn linear beside it", "beside", "0 %d linear %s 0" % (sectors, self.file("beside.img")))
+            # Everything is in the cache once it has been read; twice, for what the first reading left out.
+            for _ in range(2):
+                self.run(self.servers[-2], Job("warm", rw="read", bs="1M", iodepth=4), whole=True)
+
+    def qemu(self, group, name, cache, aio):
+        socket = "%s-%s.sock" % (cache, aio)
+        self.spawn(group, name, ["qemu-nbd", "-k", self.path(socket), "-t", "-e", "8", "-f", "raw", "--cache=" + cache, "--aio=" + aio,
+                                 self.file(socket + ".img")], socket)
+
+    def end(self):
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.started:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        subprocess.run([self.options.cairn, "engine", "stop", "--force"], env=self.environment, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def run(self, server, job, whole=False):
+        """(requests or bytes per second, microseconds of the server's CPU for each request or MiB)"""
+        if not job.fio:
+            return self.copy(server, job)
+        command = ["fio", "--name=x", "--ioengine=nbd", "--uri=" + server.uri, "--size=%dM" % self.options.size, "--group_reporting",
+                   "--output-format=json"] + ["--%s=%s" % item for item in job.fio.items()]
+        if not whole:
+            command += ["--time_based", "--runtime=%s" % self.options.seconds]
+        before = server.cpu()
+        done = subprocess.run(command, cwd=self.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        used = server.cpu() - before
+        if done.returncode != 0:
+            raise RuntimeError("fio against %s, %s: %s" % (server.name, job.name, (done.stderr or done.stdout)[-300:]))
+        result = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
+        requests = sum(result[kind]["total_ios"] for kind in ("read", "write"))
+        rate = sum(result[kind]["iops"] for kind in ("read", "write"))
+        return rate, used * 1e6 / max(1, requests)
+
+    def copy(self, server, job):
+        command = ["nbdcopy", "--connections=1"]
+        command += [server.uri, "null:"] if job.name.endswith("from") else [self.source(), server.uri]
+        before, start = server.cpu(), time.monotonic()
+        subprocess.run(command, cwd=self.directory, check=True)
+        elapsed, used = time.monotonic() - start, server.cpu() - before
+        return self.options.size / elapsed, used * 1e6 / self.options.size
+
+    def source(self):
+        return self.path("source.img") if os.path.exists(self.path("source.img")) else self.file("source.img")
+
+
+def quartiles(values):
+    if len(values) < 2:
+        return values[0], values[0]
+    q = statistics.quantiles(values, n=4, method="inclusive")
+    return q[0], q[2]
+
+
+def measure(stage, options):
+    """(group, job) -> server -> list of (rate, cpu), one for each round"""
+    found, jobs = {}, [j for j in JOBS if options.only in j.name]
+    for number in range(options.rounds):
+        for group in options.groups:
+            servers = [s for s in stage.servers if s.group == group]
+            # Each round begins with another one: nobody always comes after the same neighbour.
+            servers = servers[number % len(servers):] + servers[:number % len(servers)]
+            for job in jobs:
+                if options.set == "quick" and job.name not in QUICK[group]:
+                    continue
+                if group in ("zero", "cache") and ("nbdcopy" in job.name or "flush" in job.name):
+                    continue
+                for server in servers:
+                    found.setdefault((group, job.name), {}).setdefault(server.name, []).append(stage.run(server, job))
+        print("peers: round %d of %d" % (number + 1, options.rounds), file=sys.stderr)
+    return found
+
+
+def compare(results):
+    """Of one job: our name, and rows (name, median rate, median cpu, ratios of us to it by round)."""
+    ours = next(name for name in results if name.startswith("cairn"))
+    rows = []
+    for name, values in results.items():
+        ratios = [a[0] / b[0] for a, b in zip(results[ours], values)] if name != ours else None
+        rows.append((name, statistics.median(v[0] for v in values), statistics.median(v[1] for v in values), ratios))
+    return ours, rows
+
+
+def table(found, options):
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
+    version = lambda *words: subprocess.run(words, stdout=subprocess.PIPE, text=True).stdout.split("\n")[0]
+    out = ["# cairn and its peers, set %s" % options.set, "",
+           "%s, %d CPUs, Linux %s; %s; %s; %s." % (cpu, os.cpu_count(), os.uname().release, version("nbdkit", "--version"),
+                                                  version("qemu-nbd", "--version"), version("fio", "--version")),
+           "%d rounds, %s s for each job, %d MiB; `python3 bench/peers/peers.py --set %s`." % (
+               options.rounds, options.seconds, options.size, options.set), "",
+           "Rate: requests per second, of nbdcopy MiB per second; median. Ratio: cairn's rate to this one's in the same round, median and",
+           "inter-quartile range; \"noisy\" where the range is 25 % of the median or more, and CPU decides. CPU: the server's, for each",
+           "request or MiB, median.", ""]
+    for group in options.groups:
+        keys = [key for key in found if key[0] == group]
+        if not keys:
+            continue
+        out += ["## " + group, "", "| job | server | rate | CPU us | cairn is | IQR | cairn's CPU is |", "| --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+        for key in keys:
+            ours, rows = compare(found[key])
+            own = next(row for row in rows if row[0] == ours)
+            for name, rate, used, ratios in rows:
+                line = "| %s | %s | %.0f | %.1f |" % (key[1] if name == ours else "", name, rate, used)
+                if ratios:
+                    low, high = quartiles(ratios)
+                    middle = statistics.median(ratios)
+                    noisy = " noisy" if (high - low) / middle >= 0.25 else ""
+                    line += " %.2f | %.2f-%.2f%s | %s |" % (middle, low, high, noisy, "%.2f" % (own[2] / used) if used else "")
+                else:
+                    line += " | | |"
+                out.append(line)
+        out.append("")
+    return "\n".join(out)
+
+
+def plot(found):
+    """Bars of the ratio to the best peer of each job; a line at 1."""
+    bars = []
+    for (group, job), results in found.items():
+        _, rows = compare(results)
+        peers = [row for row in rows if row[3]]
+        if peers:
+            best = max(peers, key=lambda row: row[1])
+            bars.append(("%s: %s" % (group, job), statistics.median(best[3]), quartiles(best[3]), best[0]))
+    if not bars:
+        return "<svg xmlns='http://www.w3.org/2000/svg'/>"
+    left, width, step = 330, 420, 22
+    scale = width / max(2.0, max(bar[2][1] for bar in bars) * 1.05)
+    height = step * len(bars) + 60
+    out = ["<svg xmlns='http://www.w3.org/2000/svg' width='%d' height='%d' font-family='sans-serif' font-size='12'>" % (left + width + 190, height),
+           "<rect width='100%' height='100%' fill='white'/>",
+           "<text x='10' y='20' font-size='14'>cairn's rate, as a multiple of the best peer's in the same round (median, quartiles)</text>"]
+    for i, (name, middle, (low, high), peer) in enumerate(bars):
+        y = 40 + i * step
+        out += ["<text x='%d' y='%d' text-anchor='end'>%s</text>" % (left - 8, y + 12, name),
+                "<rect x='%d' y='%d' width='%.1f' height='14' fill='%s'/>" % (left, y, middle * scale, "#3a7" if middle >= 1 else "#c66"),
+                "<line x1='%.1f' x2='%.1f' y1='%d' y2='%d' stroke='black'/>" % (left + low * scale, left + high * scale, y + 7, y + 7),
+                "<text x='%.1f' y='%d'>%.2f of %s</text>" % (left + max(middle, high) * scale + 6, y + 12, middle, peer)]
+    x = left + scale
+    out += ["<line x1='%.1f' x2='%.1f' y1='32' y2='%d' stroke='gray' stroke-dasharray='4 3'/>" % (x, x, height - 16), "</svg>"]
+    return "\n".join(out)
+
+
+def main():
+    top = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+    parser = argparse.ArgumentParser(description="cairn against nbdkit and qemu-nbd")
+    parser.add_argument("--set", choices=["quick", "full"], default="quick")
+    parser.add_argument("--out", default=os.path.join(top, ".build/peers"))
+    parser.add_argument("--dir", default=None, help="where the files of the contestants lie")
+    parser.add_argument("--rounds", type=int, default=None)
+    parser.add_argument("--seconds", type=float, default=None)
+    parser.add_argument("--size", type=int, default=256, help="MiB of each contestant's file")
+    parser.add_argument("--groups", default="buffered,direct,zero,cache")
+    parser.add_argument("--only", default="", help="only jobs whose name holds this")
+    parser.add_argument("--cairn", default=os.path.join(top, ".build/release/cairn"))
+    options = parser.parse_args()
+    options.groups = options.groups.split(",")
+    options.rounds = options.rounds or (7 if options.set == "quick" else 9)
+    options.seconds = options.seconds or (1 if options.set == "quick" else 3)
+    options.cairn = os.path.abspath(options.cairn)
+    os.makedirs(options.out, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    stage = Stage(options)
+    try:
+        stage.begin()
+        found = measure(stage, options)
+    finally:
+        stage.end()
+    text = table(found, options)
+    open(os.path.join(options.out, "peers.md"), "w").write(text + "\n")
+    open(os.path.join(options.out, "peers.svg"), "w").write(plot(found) + "\n")
+    print(text)
+
+
+main()
