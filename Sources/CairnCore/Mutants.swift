@@ -43,8 +43,6 @@ package enum Mutant: CaseIterable, Sendable {
     case rangeBeforeMark
     /// Marks are believed before the cache has been flushed.
     case markNotFlushed
-    /// What was dropped at opening is not marked.
-    case startupDropsUnmarked
 
     // Requests
     /// A write does not tell a read of the backing that its data is outdated: the populate race.

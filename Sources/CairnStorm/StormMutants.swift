@@ -12,7 +12,6 @@
         package static let all: [StormMutant] = Mutant.allCases.map { mutant in
             switch mutant {
             // Dirty sectors are not their matter.
-            case .startupDropsUnmarked: StormMutant(mutant: mutant, targets: ["ssdcache-assoc"])
             case .noDoubtMark, .rangeBeforeMark, .populateRace, .failedCopyBelieved, .epochIgnored, .oneSuperblock:
                 StormMutant(mutant: mutant, targets: ["ssdcache-writethrough", "ssdcache-readcache", "ssdcache-modes"])
             // The engine's own.

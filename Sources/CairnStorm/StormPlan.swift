@@ -22,6 +22,8 @@ enum StormStep {
     case rot(disk: Int, sector: UInt64, bit: Int, closed: Bool)
     /// The second disk has grown.
     case grow
+    /// The next recovery is not read back: reading everything fills a cache anew, and hides what it forgot.
+    case blind
     /// The next table that is loaded is another one.
     case another(Int)
     case heal
@@ -97,6 +99,7 @@ package struct StormPlan {
         }
         if faults.contains(.rot) && random.below(2) == 0 { steps.append(rot()) }
         if target.grownSectors != nil && random.below(10) == 0 { steps.append(.grow) }
+        if random.below(3) == 0 { steps.append(.blind) }
         if random.below(4) == 0 { steps.append(.another(Int(random.below(UInt64(target.tables.count))))) }
     }
 

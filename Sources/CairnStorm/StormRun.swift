@@ -82,6 +82,7 @@ final class StormRun {
             switch next {
             case .rot(let disk, let sector, let bit, let closed): rot(disk, sector, bit, closed: closed)
             case .grow: grow()
+            case .blind: blind = needsRecovery
             case .another(let index):
                 guard needsRecovery else { break }
                 formerTable = tableIndex
@@ -137,7 +138,7 @@ final class StormRun {
             for disk in host.disks { disk.faults.removeAll() }
             host.releaseStuck()
             note("faults end")
-        case .rot, .grow, .another: break  // between an end and a recovery, see `run`
+        case .rot, .grow, .another, .blind: break  // between an end and a recovery, see `run`
         case .reload(let index):
             // Requests behind a new end fail, as they should.
             if target.length(index) < target.length(tableIndex) { quiet() }
@@ -239,6 +240,11 @@ final class StormRun {
         let covered = judge.answered
         note(what)
         do throws(TargetError) { try body() } catch {
+            // Right, and nothing has changed: the old table goes on.
+            if error.text.contains("does not look") {
+                outcome.refused += 1
+                return collect()
+            }
             if !trouble { return violate("\(what) failed on good disks: \(error.text)", nil) }
             outcome.refused += 1
             note("\(what) failed: \(error.text)")
@@ -347,6 +353,10 @@ final class StormRun {
         ungrown = nil
         formerTable = nil
         outcome.recoveries += 1
+        if blind {
+            blind = false
+            return note("recovered, and not read back")
+        }
         guard let volume, let first = readAll(volume), let second = readAll(volume) else {
             return violate("the volume cannot be read after a recovery", nil)
         }
@@ -372,6 +382,8 @@ final class StormRun {
     /// The volume was closed in order.
     private var closed = false
     private var lastRot: (disk: Int, sector: UInt64, bit: Int)?
+    /// The recovery to come is not read back.
+    private var blind = false
     /// The table of the last run.
     private var formerTable: Int?
     /// What the second disk had before it grew.
@@ -452,7 +464,7 @@ extension StormStep {
     /// Goes on when control of the volume was lost.
     var survivesBreakage: Bool {
         switch self {
-        case .end, .heal, .rot, .grow, .another: true
+        case .end, .heal, .rot, .grow, .another, .blind: true
         default: false
         }
     }

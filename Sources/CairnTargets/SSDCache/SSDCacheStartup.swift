@@ -101,7 +101,6 @@ extension SSDCacheTarget {
     /// The superblock says "in use", and the record is made.
     func started(_ step: SSDCacheSuperblockUpdate.Step, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         if !status.isOK { return fail(Self.updateFailed(step, status), &actions) }
-        if mutated(.startupDropsUnmarked) { markPages = [] }
         if markPages.isEmpty { return startupMarked(.ok, now, &actions) }
         startup?.step = .marking
         markQueue.append(.startup)
