@@ -8,6 +8,9 @@ let swift: [SwiftSetting] = [
     .enableUpcomingFeature("MemberImportVisibility"),
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableExperimentalFeature("Lifetimes"),
+    // Dynamic exclusivity checks were more than half of the instructions of a request (docs/PERFORMANCE.md). Debug builds, and with
+    // them all unit tests, keep them.
+    .unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release)),
 ]
 // The simulation of disks works on bytes: without the optimiser the storms would take minutes.
 let optimised = swift + [SwiftSetting.unsafeFlags(["-O"], .when(configuration: .debug))]

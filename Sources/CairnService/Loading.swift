@@ -166,7 +166,7 @@ extension Service {
             if let known { return known }
         }
         let device = try DeviceOpener.open(word, path: path, writable: writable)
-        let file = HostFile(fd: device.fd.raw, isBlock: device.isBlock, pace: device.pace)
+        let file = HostFile(fd: device.fd.raw, isBlock: device.isBlock, buffered: device.facts.buffered, pace: device.pace)
         let key = device.key, facts = device.facts, attribute = cacheAttribute(device.fd.raw)
         let opened = call { reactor -> Opened in
             let index = reactor.hosts.firstIndex { $0 == nil } ?? reactor.hosts.count

@@ -148,6 +148,7 @@ final class Reactor {
                 guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
                 io.submit(operation, host.file)
             }
+            if io.hasEnded { moved = true }
             while let done = engine.completions.popFirst() {
                 moved = true
                 let index = Int(done.token >> 32)

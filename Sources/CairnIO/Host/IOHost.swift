@@ -7,10 +7,13 @@ import Glibc
 package struct HostFile: Sendable {
     package let fd: Int32
     package let isBlock: Bool
+    /// Through the page cache: what is there already can be moved without waiting.
+    package let buffered: Bool
     /// Bytes per second that reads and writes may move; 0: as many as it can.
     package let pace: UInt64
-    package init(fd: Int32, isBlock: Bool, pace: UInt64 = 0) {
+    package init(fd: Int32, isBlock: Bool, buffered: Bool = false, pace: UInt64 = 0) {
         self.fd = fd
+        self.buffered = buffered
         self.isBlock = isBlock
         self.pace = pace
     }
@@ -69,6 +72,10 @@ package final class IOHost {
         case .ring(let h): h.submit(operation, file)
         case .threads(let h): h.submit(operation, file)
         }
+    }
+    /// Operations have ended in `submit`: `drain` has something at once.
+    package var hasEnded: Bool {
+        if case .ring(let h) = kind { h.hasEnded } else { false }
     }
     package func flushSubmissions() {
         if case .ring(let h) = kind { h.flushSubmissions() }

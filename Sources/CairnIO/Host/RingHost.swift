@@ -17,6 +17,7 @@ package final class RingHost {
     /// What found no room in the submission queue.
     private var overflow: [Int] = []
     private var unsubmitted = 0
+    private var inline = InlineIO()
 
     private struct Slot {
         var operation: DeviceOperation
@@ -41,6 +42,7 @@ package final class RingHost {
         let isRange = operation.operation == .discard || operation.operation == .writeZeroes
         if isRange { return workers.submit(operation, file) }
         inFlight += 1
+        if file.buffered && inline.carriedOut(operation, file) { return }
         let slot = free.popLast() ?? slots.count
         let entry = Slot(operation: operation, file: file, done: 0)
         if slot == slots.count { slots.append(entry) } else { slots[slot] = entry }
@@ -98,7 +100,14 @@ package final class RingHost {
     /// True when something waits to be handed to the kernel: the reactor must not sleep then.
     package var mustSubmit: Bool { unsubmitted > 0 || !overflow.isEmpty }
 
+    package var hasEnded: Bool { !inline.ended.isEmpty }
+
     package func drain(_ body: (UInt32, IOStatus) -> Void) {
+        if !inline.ended.isEmpty {
+            inFlight -= inline.ended.count
+            for cookie in inline.ended { body(cookie, .ok) }
+            inline.ended.removeAll(keepingCapacity: true)
+        }
         var tag: UInt64 = 0
         var result: Int32 = 0
         while cairn_ring_next(ring, &tag, &result) != 0 { ended(Int(tag), result, body) }
