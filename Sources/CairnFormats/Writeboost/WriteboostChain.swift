@@ -16,6 +16,9 @@ package struct WriteboostChain: Equatable, Sendable {
     /// Everything up to this serial was flushed once. A chain that ends before it has been damaged.
     package private(set) var durable: UInt64
 
+    /// Behind the newest summary, when that is not the end of the chain: a segment that was open then. Its trailers tell what was durable.
+    package let beyond: UInt64?
+
     /// - Parameter summaries: what block 0 of each slot holds, by slot; nil where it is no valid header.
     package init(_ summaries: [WriteboostSegment.Header?], tail: WriteboostTail, _ superblock: WriteboostSuperblock) {
         durable = max(superblock.firstSerial - 1, tail.serial)
@@ -29,8 +32,23 @@ package struct WriteboostChain: Equatable, Sendable {
             last = header.generation
         }
         closed = tail.segment + 1..<id
+        let newest = summaries.reduce(0) { max($0, $1?.id ?? 0) }
+        beyond = newest >= id ? newest + 1 : nil
         nextSerial = serial
         generation = last
+    }
+
+    /// What the trailers in the slot of `beyond` say.
+    package mutating func learn(_ slot: UnsafeRawBufferPointer, _ superblock: WriteboostSuperblock) {
+        guard let beyond else { return }
+        for block in 1..<superblock.layout.slotBlocks where slot.count >= Int(block + 1) * 4096 {
+            let bytes = UnsafeRawBufferPointer(rebasing: slot[Int(block) * 4096..<Int(block + 1) * 4096])
+            if let header = WriteboostSegment.header(bytes, superblock, slot: superblock.layout.slot(of: beyond), block: block),
+                header.id == beyond
+            {
+                durable = max(durable, header.durable)
+            }
+        }
     }
 
     /// The parts of the open segment, in order, each with all entries from the segment's beginning.

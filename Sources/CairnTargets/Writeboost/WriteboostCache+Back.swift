@@ -37,7 +37,8 @@ struct WriteboostBack {
     /// drop_caches: write back up to this segment.
     var drainTo: UInt64 = 0
     var lastBatch = 0
-    var recordDue = false
+    /// The headers of the batch are still to be zeroed.
+    var headersLeft = false
 
     // The backing's load over the last second
     var lastNow = Nanoseconds.zero
@@ -206,7 +207,9 @@ extension WriteboostCache {
         back.groups[number].pending -= 1
         if back.groups[number].pending > 0 { return }
         let group = back.groups[number]
-        guard !group.failed, let lower = backings[WriteboostIndex.backing(group.key)] else { return endGroup(number, failed: true, now, &actions) }
+        guard !group.failed, let lower = backings[WriteboostIndex.backing(group.key)] else {
+            return endGroup(number, failed: true, now, &actions)
+        }
         back.groups[number].reading = false
         back.wrote[WriteboostIndex.backing(group.key)] = true
         let first = WriteboostIndex.block(group.key) * 8
@@ -215,11 +218,13 @@ extension WriteboostCache {
         } else {
             sectorRuns(group.mask) { offset, length in
                 writeBack(
-                    number, lower.device, first + UInt64(offset), length, group.buffer.slice(from: offset * 512, length: length * 512), &actions)
+                    number, lower.device, first + UInt64(offset), length, group.buffer.slice(from: offset * 512, length: length * 512),
+                    &actions)
             }
         }
     }
-    private func writeBack(_ number: Int, _ device: DeviceID, _ sector: UInt64, _ count: Int, _ buffer: Buffer, _ actions: inout ActionList) {
+    private func writeBack(_ number: Int, _ device: DeviceID, _ sector: UInt64, _ count: Int, _ buffer: Buffer, _ actions: inout ActionList)
+    {
         back.groups[number].pending += 1
         back.begun()
         tally.backWrites += 1
@@ -264,6 +269,7 @@ extension WriteboostCache {
         for buffer in back.tailBuffers { arena.release(buffer) }
         back.tailBuffers.removeAll(keepingCapacity: true)
         back.busy = 0
+        back.headersLeft = false
         back.phase = .idle
     }
 
@@ -301,7 +307,7 @@ extension WriteboostCache {
             return
         }
         back.phase = .tail
-        if geometry.format == .kernel { zeroHeaders(&actions) } else { writeTail(&actions) }
+        if geometry.format == .kernel { writeRecord(&actions) } else { writeTail(&actions) }
     }
 
     private func metadata(_ bytes: Int, _ actions: inout ActionList) -> Buffer? {
@@ -328,20 +334,27 @@ extension WriteboostCache {
         submit(device, .write, sector, 8, buffer, Token.make(Token.tail, 0), &actions)
     }
 
-    /// In the kernel's format: an empty header says that the slot holds nothing; and the record, when it is asked for.
-    private func zeroHeaders(_ actions: inout ActionList) {
+    /// In the kernel's format: the record first, durably. Then headers may vanish in any order: a crash in between must not leave an
+    /// older copy of what a younger segment, already without header, had.
+    private func writeRecord(_ actions: inout ActionList) {
         guard let buffer = metadata(4096, &actions) else { return abortBack() }
+        WriteboostKernelFormat.encodeRecord(back.last, into: arena.bytes(buffer))
+        back.headersLeft = true
+        back.pendingTails = 1
+        tally.metadataBytes += 4096
+        submit(device, .write, Sectors(WriteboostKernelFormat.recordBlock / 512), 8, buffer, Token.make(Token.tail, 0), &actions)
+    }
+    /// An empty header says that the slot holds nothing: a slot that is torn while it is reused never looks like a damaged old one.
+    private func zeroHeaders(_ actions: inout ActionList) {
+        back.headersLeft = false
+        guard let buffer = back.tailBuffers.first else { return abortBack() }
         ByteWriter(arena.bytes(buffer)).clear()
+        back.phase = .tail
         back.pendingTails = Int(back.last - back.first + 1)
         for id in back.first...back.last {
             tally.metadataBytes += 4096
             submit(device, .write, geometry.sector(geometry.slot(of: id), 0), 8, buffer, Token.make(Token.tail, 0), &actions)
         }
-        guard back.recordDue, let record = metadata(4096, &actions) else { return }
-        back.recordDue = false
-        WriteboostKernelFormat.encodeRecord(back.last, into: arena.bytes(record))
-        back.pendingTails += 1
-        submit(device, .write, Sectors(WriteboostKernelFormat.recordBlock / 512), 8, record, Token.make(Token.tail, 0), &actions)
     }
 
     func tailWritten(_ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -357,6 +370,7 @@ extension WriteboostCache {
             back.phase = .tailFlush
             return submit(device, .flush, .zero, 0, .none, Token.make(Token.tail, 0), &actions)
         }
+        if !back.failed && back.headersLeft { return zeroHeaders(&actions) }
         for buffer in back.tailBuffers { arena.release(buffer) }
         back.tailBuffers.removeAll(keepingCapacity: true)
         if back.failed {

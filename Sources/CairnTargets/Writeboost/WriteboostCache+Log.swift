@@ -77,7 +77,8 @@ extension WriteboostCache {
         guard let superblock else { return }
         let header = WriteboostSegment.Header(
             kind: place == 0 ? .summary : .trailer, block: UInt8(place), count: segment.count, id: segment.id,
-            firstSerial: segment.firstSerial, lastSerial: serial, durable: min(durableSerial, serial - 1), generation: superblock.generation)
+            firstSerial: segment.firstSerial, lastSerial: serial, durable: min(durableSerial, serial - 1), generation: superblock.generation
+        )
         WriteboostSegment.begin(own, header, uuid: superblock.uuid)
         for i in 0..<segment.count {
             let at = Int(segment.places[i]), key = segment.keys[at]

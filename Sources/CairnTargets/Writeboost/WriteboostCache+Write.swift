@@ -148,7 +148,8 @@ extension WriteboostCache {
             ids[slot] = 0
         }
         if readers[slot] > 0 { return false }
-        guard let free = ram.firstIndex(where: { $0.isFree }), let buffer = arena.allocate(geometry.slotBlocks * 4096, for: .metadata) else {
+        guard let free = ram.firstIndex(where: { $0.isFree }), let buffer = arena.allocate(geometry.slotBlocks * 4096, for: .metadata)
+        else {
             // Somebody gives memory back without our hearing of it.
             if !ram.contains(where: { !$0.isFree }) { emit(.arm(timer: Timer.back, at: back.lastNow + .milliseconds(10)), &actions) }
             return false
@@ -176,7 +177,8 @@ extension WriteboostCache {
             if upTo <= start { return }
             gathers[gather].pending += 1
             back.begun()
-            submit(lower.device, piece.operation, Sectors(start), Int(upTo - start), .none, Token.make(Token.range, UInt64(gather)), &actions)
+            submit(
+                lower.device, piece.operation, Sectors(start), Int(upTo - start), .none, Token.make(Token.range, UInt64(gather)), &actions)
         }
         while at < end {
             let next = min(end, (at / 8 + 1) * 8)

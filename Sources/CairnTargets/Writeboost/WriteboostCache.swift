@@ -96,7 +96,7 @@ final class WriteboostCache {
     var overflow: Deque<Action> = []
     var againPending = false
     var tickArmed = false
-    var lastSync = Nanoseconds.zero, lastRecord = Nanoseconds.zero
+    var lastSync = Nanoseconds.zero
 
     static let maximumRAM = 8
     enum Timer { static let back = 0, log = 1, tick = 2 }
@@ -154,7 +154,8 @@ final class WriteboostCache {
         inFlight += 1
         emit(
             .submit(
-                SubOperation(device: device, operation: operation, sector: sector, count: Sectors(UInt64(count)), buffer: buffer, token: token)),
+                SubOperation(
+                    device: device, operation: operation, sector: sector, count: Sectors(UInt64(count)), buffer: buffer, token: token)),
             &actions)
     }
 
@@ -197,17 +198,14 @@ final class WriteboostCache {
         }
     }
 
-    /// Once a second while there is something to be done: the backing's load, the intervals.
+    /// Once a second while there is something to be done: the backing's load, the interval of
+    /// synchronisation. (That of the record has no use here: it is written with every batch.)
     private func tick(_ now: Nanoseconds, _ actions: inout ActionList) {
         tickArmed = false
         back.measure(now)
         if settings.syncInterval > 0, now - lastSync >= .seconds(UInt64(settings.syncInterval)) {
             lastSync = now
             wantAll()
-        }
-        if settings.recordInterval > 0, now - lastRecord >= .seconds(UInt64(settings.recordInterval)) {
-            lastRecord = now
-            back.recordDue = geometry.format == .kernel
         }
     }
 

@@ -52,7 +52,8 @@ extension WriteboostTarget {
         emit(
             .submit(
                 SubOperation(
-                    device: device, operation: operation, sector: Bytes(offset).sectors, count: Sectors(UInt64(length) / 512), buffer: buffer,
+                    device: device, operation: operation, sector: Bytes(offset).sectors, count: Sectors(UInt64(length) / 512),
+                    buffer: buffer,
                     token: WriteboostCache.Token.make(WriteboostCache.Token.closing, tag))), &actions)
     }
 

@@ -45,7 +45,9 @@ extension WriteboostTarget {
             ("sync_data_interval", cache.settings.syncInterval), ("update_sb_record_interval", cache.settings.recordInterval),
             ("read_cache_threshold", cache.settings.readCacheThreshold),
         ]
-        let state = cache.flushLost || cache.backFlushLost ? "flush_failed" : cache.logFailing ? "log_failing" : cache.back.failures >= 3 ? "writeback_failing" : "ok"
+        let state =
+            cache.flushLost || cache.backFlushLost
+            ? "flush_failed" : cache.logFailing ? "log_failing" : cache.back.failures >= 3 ? "writeback_failing" : "ok"
         let own: [(String, String)] = [
             ("format", g.format == .kernel ? "kernel" : "cairn"), ("state", state), ("free_segments", "\(cache.freeSlots)"),
             ("nr_max_batched_writeback", "\(cache.settings.batch)"), ("drain_left", "\(cache.drainLeft)"),
@@ -61,7 +63,8 @@ extension WriteboostTarget {
         var list: [(name: String, value: UInt64)] = []
         for i in 0..<16 {
             let name =
-                (i & 8 != 0 ? "write" : "read") + (i & 4 != 0 ? "_hit" : "_miss") + (i & 2 != 0 ? "_buffered" : "") + (i & 1 != 0 ? "_full" : "_partial")
+                (i & 8 != 0 ? "write" : "read") + (i & 4 != 0 ? "_hit" : "_miss") + (i & 2 != 0 ? "_buffered" : "")
+                + (i & 1 != 0 ? "_full" : "_partial")
             list.append((name, t.requests[i]))
         }
         return list + [

@@ -15,7 +15,8 @@ extension WriteboostTarget {
         if let record = backing.record, record.dirty, record.cache != cacheName {
             return fail(
                 TargetError(
-                    "the backing's newest data may be in the cache \(record.cache)", status: .busy, hint: "open it with that cache"), &actions)
+                    "the backing's newest data may be in the cache \(record.cache)", status: .busy, hint: "open it with that cache"),
+                &actions)
         }
         if !s.resuming {
             startup = nil
@@ -53,7 +54,8 @@ extension WriteboostTarget {
     }
 
     func kernelSlotRead(_ bytes: UnsafeRawBufferPointer, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
-        startup?.kernel[slot] = look(bytes, slot)
+        let found = look(bytes, slot)
+        startup?.kernel[slot] = found
         readSlots(&actions)
         guard let cache, let s = startup, s.pending == 0 else { return }
         let chain = WriteboostKernelChain(s.kernel, record: s.record)

@@ -155,7 +155,8 @@ extension WriteboostTarget {
         emit(
             .submit(
                 SubOperation(
-                    device: device.id, operation: .write, sector: Bytes(offset).sectors, count: Sectors(UInt64(WriteboostSuperblock.size) / 512),
+                    device: device.id, operation: .write, sector: Bytes(offset).sectors,
+                    count: Sectors(UInt64(WriteboostSuperblock.size) / 512),
                     buffer: buffer, token: WriteboostCache.Token.make(kind, 0))), &actions)
     }
 
@@ -178,4 +179,3 @@ extension WriteboostTarget {
         cache?.resumeLog(now, &actions)
     }
 }
-

@@ -68,7 +68,8 @@ extension WriteboostTarget {
         emit(
             .submit(
                 SubOperation(
-                    device: device, operation: operation, sector: Bytes(offset).sectors, count: Sectors(UInt64(length) / 512), buffer: buffer,
+                    device: device, operation: operation, sector: Bytes(offset).sectors, count: Sectors(UInt64(length) / 512),
+                    buffer: buffer,
                     token: WriteboostCache.Token.make(WriteboostCache.Token.startup, tag))), &actions)
     }
     func fail(_ error: TargetError, _ actions: inout ActionList) {
@@ -93,6 +94,7 @@ extension WriteboostTarget {
         case .superblocks: superblockRead(bytes, tag, now, &actions)
         case .tails: tailRead(bytes, Int(tag), now, &actions)
         case .summaries: summaryRead(bytes, Int(tag), now, &actions)
+        case .openSlot where tag == startup?.chain?.beyond: learn(bytes, &actions)
         case .openSlot: openSlotRead(bytes, now, &actions)
         case .verify: slotVerified(bytes, now, &actions)
         case .closeFacts:
@@ -226,7 +228,9 @@ extension WriteboostTarget {
     private func readTails(_ actions: inout ActionList) {
         startup?.step = .tails
         startup?.pending = 2
-        for copy in 0..<2 { read(device.id, WriteboostLayout.recordOffset + UInt64(copy) * 4096, WriteboostTail.size, UInt64(copy), &actions) }
+        for copy in 0..<2 {
+            read(device.id, WriteboostLayout.recordOffset + UInt64(copy) * 4096, WriteboostTail.size, UInt64(copy), &actions)
+        }
     }
     private func tailRead(_ bytes: UnsafeRawBufferPointer, _ copy: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard let cache, let superblock = cache.superblock else { return }
@@ -258,10 +262,12 @@ extension WriteboostTarget {
         guard let s = startup, s.pending == 0 else { return }
         startup?.chain = WriteboostChain(s.slots.map(\.header), tail: cache.tail, superblock)
         startup?.step = .openSlot
+        readWhole(startup?.chain?.beyond ?? startup?.chain?.open ?? 1, &actions)
+    }
+    private func readWhole(_ id: UInt64, _ actions: inout ActionList) {
+        guard let layout = cache?.superblock?.layout else { return }
         startup?.pending = 1
-        let open = startup?.chain?.open ?? 1
-        read(
-            device.id, superblock.layout.offset(slot: superblock.layout.slot(of: open)), Int(superblock.layout.slotBytes), open, &actions)
+        read(device.id, layout.offset(slot: layout.slot(of: id)), Int(layout.slotBytes), id, &actions)
     }
 
     /// A header's entries, into the index without linking them.
@@ -291,6 +297,13 @@ extension WriteboostTarget {
         }
     }
 
+    private func learn(_ bytes: UnsafeRawBufferPointer, _ actions: inout ActionList) {
+        guard let superblock = cache?.superblock, var chain = startup?.chain else { return }
+        chain.learn(bytes, superblock)
+        startup?.chain = chain
+        readWhole(chain.open, &actions)
+    }
+
     private func openSlotRead(_ bytes: UnsafeRawBufferPointer, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard let cache, let superblock = cache.superblock, var chain = startup?.chain else { return }
         let parts = chain.parts(bytes, superblock), slot = Int(superblock.layout.slot(of: chain.open))
@@ -303,7 +316,8 @@ extension WriteboostTarget {
             startup?.ids = chain.closed.lowerBound..<chain.open + 1
             startup?.lastSerial = last.lastSerial
             startup?.mustClose = true
-        } else {
+        } else if chain.closed.count < cache.geometry.slots {
+            // With a full ring this slot is that of the oldest segment.
             startup?.slots[slot] = .init()
         }
         startup?.step = .verify
@@ -315,13 +329,12 @@ extension WriteboostTarget {
 
     /// The next segment with parts that may not have arrived whole.
     private func verifyNext(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let cache, let superblock = cache.superblock, let s = startup, let chain = s.chain else { return }
+        guard let cache, let s = startup, let chain = s.chain else { return }
         var id = s.verifying
         while id < s.ids.upperBound, (s.slots[cache.geometry.slot(of: id)].header?.lastSerial ?? 0) <= chain.durable { id += 1 }
         if id >= s.ids.upperBound { return verified(now, &actions) }
         startup?.verifying = id
-        startup?.pending = 1
-        read(device.id, superblock.layout.offset(slot: superblock.layout.slot(of: id)), Int(superblock.layout.slotBytes), id, &actions)
+        readWhole(id, &actions)
     }
 
     private func slotVerified(_ bytes: UnsafeRawBufferPointer, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -375,7 +388,8 @@ extension WriteboostTarget {
         if s.lastSerial < chain.durable {
             return fail(
                 TargetError(
-                    "the cache's log is damaged: it ends at part \(s.lastSerial), and part \(chain.durable) had been made durable", status: .io,
+                    "the cache's log is damaged: it ends at part \(s.lastSerial), and part \(chain.durable) had been made durable",
+                    status: .io,
                     hint: "segment \(s.ids.upperBound) is damaged; copy the device before anything else is tried"), &actions)
         }
         for id in s.ids {
