@@ -11,7 +11,7 @@ import DequeModule
 final class WriteboostCache {
     struct Backing {
         let device: DeviceID
-        let sectors: UInt64
+        var sectors: UInt64
         /// Something was sent to it directly since its last flush: a FLUSH must reach it.
         var touched = false
     }
@@ -235,6 +235,7 @@ final class WriteboostCache {
     func resumeLog(_ now: Nanoseconds, _ actions: inout ActionList) {
         suspending = false
         back.armed = false
+        tickArmed = false
         retryLog(now, &actions)
         settle(now, &actions)
     }

@@ -1,3 +1,4 @@
+import CairnCore
 import CairnEngine
 
 /// The options of a table line and what messages may change of them.
@@ -8,9 +9,8 @@ struct WriteboostSettings: Equatable {
     /// Seconds; 0 = off.
     var recordInterval = 0
     var syncInterval = 0
-    /// Runs of more blocks than this are not taken in by reads; 0 = no read caching.
+    /// Taken and shown; blocks that were read are not kept yet.
     var readCacheThreshold = 0
-    var writeAround = false
     var readCacheCells = 2048
     /// The words as given, which `table` repeats.
     var words: [String] = []
@@ -51,7 +51,11 @@ struct WriteboostSettings: Equatable {
         case "update_sb_record_interval": recordInterval = value
         case "sync_data_interval": syncInterval = value
         case "read_cache_threshold": readCacheThreshold = value
-        case "write_around_mode": writeAround = value == 1
+        case "write_around_mode":
+            if value == 1 {
+                throw TargetError(
+                    "write_around_mode 1 is not offered", status: .unsupported, hint: "ssdcache in the mode writethrough caches reads only")
+            }
         default: readCacheCells = value
         }
     }

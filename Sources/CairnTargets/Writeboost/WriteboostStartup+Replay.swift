@@ -119,8 +119,10 @@ extension WriteboostTarget {
         case .closingSummary:
             superblockIsClean = false
             cache.superblock?.sequence += 1
-            cache.superblock?.generation += 1
-            cache.superblock?.firstSerial = s.lastSerial + 1
+            if !s.keepsGeneration {
+                cache.superblock?.generation += 1
+                cache.superblock?.firstSerial = s.lastSerial + 1
+            }
             cache.superblock?.state = .inUse
             cache.superblock?.mayBeDirty = true
             cache.superblock?.dirtyBlocks = 0
@@ -165,7 +167,11 @@ extension WriteboostTarget {
         startup?.step = .record
         emit(.record(backing.id, BackingRecord(cache: cacheName, dirty: true, writtenAlone: false)), &actions)
     }
-    var cacheName: String { cache?.superblock?.uuidText ?? "writeboost on \(device.identity.name)" }
+    /// A cache in the kernel's format has no name of its own: that of its device.
+    var cacheName: String {
+        let i = device.identity
+        return cache?.superblock?.uuidText ?? "writeboost on \(i.name.isEmpty ? "\(i.fileSystem):\(i.inode)" : i.name)"
+    }
 
     func startupRecorded(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard startup?.step == .record else { return }

@@ -20,6 +20,8 @@ struct WriteboostStartup {
 
     let resuming: Bool
     var step = Step.superblocks
+    /// The log goes on where it was: only the superblock is written anew.
+    var keepsGeneration = false
     var pending = 0
     var a: Result<WriteboostSuperblock, DecodeError> = .failure(.truncated)
     var b: Result<WriteboostSuperblock, DecodeError> = .failure(.truncated)

@@ -151,8 +151,10 @@ package final class WriteboostTarget: Target {
                 if wasAbandoned { cache.restart() }
                 wasAbandoned = false
                 cache.settings = settings
-                if superblockIsClean {
-                    startup = WriteboostStartup(resuming: true, step: .closingSummary, lastSerial: cache.nextSerial - 1)
+                cache.backings[number]?.sectors = backing.size.count
+                let recordedSize = cache.superblock?.backings[number - 1]?.sectors
+                if superblockIsClean || recordedSize.map({ $0 != backing.size.count }) ?? false {
+                    startup = WriteboostStartup(resuming: true, step: .closingSummary, keepsGeneration: true)
                     return written(now, &actions)
                 }
                 actions.append(.phaseDone)
