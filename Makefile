@@ -1,7 +1,7 @@
 # cairn: see README.md. `make demo` shows it, `make test` runs every test.
 PACKAGES = pkg-config liburing-dev libblkid-dev libdevmapper-dev libisal-dev dmsetup libnbd-bin nbdfuse nbdkit \
            python3-libnbd qemu-utils fio mandoc e2fsprogs xfsprogs fuse3 zsh fish bash-completion python3-prometheus-client jq \
-           valgrind
+           zstd valgrind
 PREFIX ?= /usr/local
 BIN = .build/release/cairn
 

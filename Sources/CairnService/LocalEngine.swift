@@ -64,7 +64,9 @@ package final class LocalEngine {
         var facts = facts
         facts.host = UInt32(hosts.count)
         hosts.append(
-            Host(file: HostFile(fd: device.fd.raw, isBlock: device.isBlock, buffered: facts.buffered, pace: device.pace), key: device.key, facts: facts, owned: owned)
+            Host(
+                file: HostFile(fd: device.fd.raw, isBlock: device.isBlock, buffered: facts.buffered, pace: device.pace), key: device.key,
+                facts: facts, owned: owned)
         )
         return .host(facts, record: record)
     }

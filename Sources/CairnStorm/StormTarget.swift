@@ -6,7 +6,7 @@ import CairnTargets
 
 /// What a storm goes over: disks, tables and which sectors of the volume a sector of a disk holds.
 package struct StormTarget: Sendable {
-    package enum Kind: Sendable { case ssdcache, linear, striped, flakey }
+    package enum Kind: Sendable { case ssdcache, linear, striped, flakey, writeboost, writeboostKernel }
 
     package static let sectors: UInt64 = 512
     package let name: String
@@ -28,6 +28,8 @@ package struct StormTarget: Sendable {
         // Several entry pages, and requests over many blocks.
         cache("ssdcache-blocks", ["writeback", "writeback options 1 lru", "writethrough"], blockSectors: 1, buckets: 16),
         cache("ssdcache-assoc", ["writethrough", "writethrough assoc 0", "readcache assoc 1"], blockSectors: 1, buckets: 16),
+        log("writeboost", .writeboost, ["2 writeback_threshold 0", "2 writeback_threshold 100", "2 nr_max_batched_writeback 1"]),
+        log("writeboost-kernel", .writeboostKernel, ["2 writeback_threshold 0", "4 writeback_threshold 100 update_sb_record_interval 1"]),
         StormTarget(
             name: "linear", kind: .linear,
             tables: [
@@ -73,8 +75,39 @@ package struct StormTarget: Sendable {
     }
     package var cacheBlockSectors: UInt64? { layout?.blockSectors }
 
+    private static func log(_ name: String, _ kind: Kind, _ words: [String]) -> StormTarget {
+        StormTarget(name: name, kind: kind, tables: words.map { "0 \(sectors) writeboost a b \($0)" })
+    }
+
+    /// A small ring, so that it goes round often.
+    private func makeLog(_ host: SimHost, atomic: UInt64) {
+        let backing = host.addDisk("a", sectors: Self.sectors)
+        backing.atomicSectors = atomic
+        guard kind == .writeboost, let layout = WriteboostLayout(slotBlocks: 16, slots: 6) else {
+            let fast = host.addDisk("b", sectors: 2048 + 6 * 1024)
+            var bytes = [UInt8](repeating: 0, count: 4096)
+            bytes.withUnsafeMutableBytes { WriteboostKernelFormat.encodeSuperblock(into: $0) }
+            fast.poke(0, bytes)
+            fast.atomicSectors = atomic
+            return
+        }
+        let fast = host.addDisk("b", sectors: layout.totalBytes / 512)
+        var superblock = WriteboostSuperblock(
+            uuid: (1...16).map { UInt8($0) }, secret: 0x1234_5678_9ABC_DEF1, layout: layout, cacheSectors: fast.size.count)
+        var known = WriteboostSuperblock.Backing()
+        known.kind = backing.facts.identity.kind.rawValue
+        known.name = backing.name
+        known.sectors = backing.size.count
+        superblock.backings[0] = known
+        var bytes = [UInt8](repeating: 0, count: WriteboostSuperblock.size)
+        bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
+        for offset in [WriteboostLayout.superblockA, WriteboostLayout.superblockB] { fast.poke(offset / 512, bytes) }
+        fast.atomicSectors = atomic
+    }
+
     /// The disks, formatted.
     func makeDisks(_ host: SimHost, atomic: UInt64) {
+        if kind == .writeboost || kind == .writeboostKernel { return makeLog(host, atomic: atomic) }
         guard let layout else {
             for name in ["a", "b"] { host.addDisk(name, sectors: Self.sectors + 64).atomicSectors = atomic }
             return
@@ -96,7 +129,7 @@ package struct StormTarget: Sendable {
     /// The sector of the volume that lives in this sector of disk 0 or 1. Of a cache device: none, see `rot`.
     func volumeSector(disk: Int, _ sector: UInt64) -> UInt64? {
         switch kind {
-        case .ssdcache: return disk == 0 && sector < Self.sectors ? sector : nil
+        case .ssdcache, .writeboost, .writeboostKernel: return disk == 0 && sector < Self.sectors ? sector : nil
         case .flakey: return disk == 0 && sector < Self.sectors ? sector : nil
         case .linear:
             let from: UInt64 = disk == 0 ? 64 : 8

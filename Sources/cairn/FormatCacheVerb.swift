@@ -13,8 +13,10 @@ import Glibc
 enum FormatCacheVerb {
     static func run(_ arguments: Arguments) throws(Exit) {
         let target = arguments["target"] ?? ""
+        if target == "writeboost" { return try runWriteboost(arguments) }
         guard target == "ssdcache" else {
-            throw wrong(target.isEmpty ? "format-cache needs --target ssdcache" : "format-cache knows --target ssdcache, not \"\(target)\"")
+            let known = "--target ssdcache or --target writeboost"
+            throw wrong(target.isEmpty ? "format-cache needs \(known)" : "format-cache knows \(known), not \"\(target)\"")
         }
         guard arguments.operands.count == 1 else {
             throw wrong("format-cache takes one cache device; cairn help format-cache tells the rest")
@@ -128,7 +130,7 @@ enum FormatCacheVerb {
         return layout
     }
 
-    private static func givenUUID(_ arguments: Arguments) throws(TargetError) -> [UInt8]? {
+    static func givenUUID(_ arguments: Arguments) throws(TargetError) -> [UInt8]? {
         guard let text = arguments["uuid"] else { return nil }
         guard let given = SSDCacheSuperblock.uuid(text.lowercased()) else {
             throw TargetError("\"\(text)\" is no uuid", hint: "one looks like 01234567-89ab-cdef-0123-456789abcdef")
@@ -137,7 +139,7 @@ enum FormatCacheVerb {
     }
 
     /// A backing whose newest data is in a cache must not get another one, nor the same one anew.
-    private static func refuseDirty(_ backing: Backing, _ state: StateDirectory?, _ arguments: Arguments) throws(TargetError) {
+    static func refuseDirty(_ backing: Backing, _ state: StateDirectory?, _ arguments: Arguments) throws(TargetError) {
         if backing.identity.kind == .volume || arguments.has("force") { return }
         var owner = backing.attribute
         if let record = state?.record(backing.identity), record.dirty { owner = record.cache }
@@ -147,7 +149,7 @@ enum FormatCacheVerb {
             hint: "write it back with cairn cache flush; --force gives it up, and it is lost")
     }
 
-    private static func confirm(_ cache: borrowing OpenedDevice, _ arguments: Arguments) throws(TargetError) {
+    static func confirm(_ cache: borrowing OpenedDevice, _ arguments: Arguments) throws(TargetError) {
         let name = cache.facts.kernelName
         // --yes answers questions; this is none. A script that formats by habit must not throw away a cache in use.
         if let old = inUseCache(cache.fd.raw), !arguments.has("force") {
@@ -219,7 +221,7 @@ enum FormatCacheVerb {
 }
 
 /// What a cache's superblock says of its backing: a device that was opened for the purpose, or a volume of the engine.
-private struct Backing {
+struct Backing {
     let name: String
     let key: [UInt64]
     let size: Sectors
@@ -267,8 +269,10 @@ private struct Backing {
 extension [Signature] {
     /// The two superblocks of a cache are one thing to ask about; a second one whose first is gone still counts.
     var withoutSecondCopy: [Signature] {
-        let hasFirst = contains { $0.type == Signatures.cacheType && $0.offset == SSDCacheLayout.superblockA }
-        return filter { !(hasFirst && $0.type == Signatures.cacheType && $0.offset == SSDCacheLayout.superblockB) }
+        filter { second in
+            second.offset != SSDCacheLayout.superblockB || second.type != Signatures.cacheType && second.type != Signatures.logType
+                || !contains { $0.type == second.type && $0.offset == 0 }
+        }
     }
 }
 

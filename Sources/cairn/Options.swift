@@ -66,6 +66,7 @@ let optionTable: [Option] = [
     Option("max-connections", nil, "N", "NBD connections of one engine"),
     Option("memory", nil, "MIB", "payload memory of all clients"),
     Option("follow", nil, nil, "keep printing events"),
+    Option("format", nil, "NAME", "writeboost: cairn, or kernel for the module's own"),
     Option("backing", nil, "DEVICE", "the device that is cached"),
     Option("blocksize", nil, "SECTORS", "cache block: 1 ... 256, a power of two"),
     Option("assoc", nil, "N", "additional buckets probed"),

@@ -27,12 +27,17 @@ struct StormTests {
         ("the cleaner looked for ever at a dirty slot behind a discard", "ssdcache-writeback", 3),
         ("the cleaner looked for ever at a dirty slot behind a discard", "ssdcache-writeback", 7),
         ("the cleaner looked for ever at a dirty slot behind a discard", "ssdcache-writeback", 9),
+        ("close facts of a backing with writes that no flush had covered", "writeboost", 11),
+        ("a write of zeroes ended behind the flush that was to cover it", "writeboost", 3),
+        ("a failed tail record was retried over the one that counted", "writeboost", 84),
+        ("recovery forgot the oldest segment of a full ring", "writeboost", 409),
+        ("headers zeroed in any order left an older copy alone", "writeboost-kernel", 4),
     ]
     @Test("found by a storm", arguments: found.indices)
     func regressions(index: Int) throws {
         let entry = Self.found[index]
         let target = try #require(StormTarget.named(entry.target).first)
-        let outcome = Storm.run(target, seed: entry.seed, requests: 1100)
+        let outcome = Storm.run(target, seed: entry.seed, requests: entry.target.hasPrefix("writeboost") ? StormPlan.usualRequests : 1100)
         #expect(outcome.violation == nil, "\(entry.what): \(outcome.violation?.text ?? "")")
     }
 }

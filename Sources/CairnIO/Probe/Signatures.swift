@@ -31,6 +31,7 @@ package struct Signature: Equatable, Sendable {
 /// error, never "nothing found".
 package enum Signatures {
     package static let cacheType = "cairn_ssdcache"
+    package static let logType = "cairn_writeboost"
     private static let directFlag: Int32 = 0o40000  // O_DIRECT, behind _GNU_SOURCE
     /// More than this on one device is a prober that finds its own wiping again.
     private static let most = 64
@@ -47,6 +48,8 @@ package enum Signatures {
     private static let foreign = [
         Foreign(type: cacheType, offset: 0, magic: Array("cairnSSC".utf8)),
         Foreign(type: cacheType, offset: 65536, magic: Array("cairnSSC".utf8)),
+        Foreign(type: logType, offset: 0, magic: Array("cairnWBc".utf8)),
+        Foreign(type: logType, offset: 65536, magic: Array("cairnWBc".utf8)),
         Foreign(type: "ploop", offset: 0, magic: Array("WithoutFreeSpace".utf8)),
         Foreign(type: "ploop", offset: 0, magic: Array("WithouFreSpacExt".utf8)),
         Foreign(type: "writeboost", offset: 0, magic: [0x74, 0x73, 0x42, 0x57]),
@@ -74,7 +77,8 @@ package enum Signatures {
         try buffered(fd) { () throws(SystemError) in
             var wiped: [Signature] = []
             for signature in try listForeign(fd) where chosen(signature) {
-                let zeroes = [UInt8](repeating: 0, count: signature.type == cacheType ? 4096 : signature.length)
+                let zeroes = [UInt8](
+                    repeating: 0, count: signature.type == cacheType || signature.type == logType ? 4096 : signature.length)
                 let n = try system("erasing \(signature.type)") { pwrite(fd, zeroes, zeroes.count, off_t(signature.offset)) }
                 if n != zeroes.count { throw SystemError("erasing \(signature.type)", ENOSPC) }
                 wiped.append(signature)

@@ -1,0 +1,98 @@
+import CairnCore
+import CairnEngine
+
+/// What a writeboost volume says of itself, and what it can be told.
+///
+///     <tunable> <value>   as in the table, unless it is static
+///     drop_caches         everything that was written until now goes to the backing; ends under load; `status` shows how far it is
+///     clear_stat          zeroes the counters
+extension WriteboostTarget {
+    static let messageForms =
+        WriteboostSettings.keys.filter { !$0.isStatic }.map { "\($0.key) NUMBER" } + ["drop_caches", "clear_stat"]
+
+    func answer(_ words: [String], _ now: Nanoseconds, _ actions: inout ActionList) throws(TargetError) -> String? {
+        guard let cache, !cache.suspending else {
+            throw TargetError("the cache is not active", status: .busy, hint: "resume the volume first")
+        }
+        switch (words[0].lowercased(), words.count) {
+        case ("drop_caches", 1):
+            cache.drain(now, &actions)
+        case ("clear_stat", 1):
+            cache.tally = WriteboostCounters()
+        case (_, 2):
+            try settings.set(words[0], words[1], online: true)
+            cache.settings = settings
+            cache.settle(now, &actions)
+        default:
+            throw TargetError(
+                "unknown message \"\(words.joined(separator: " "))\"", hint: "messages are " + Self.messageForms.joined(separator: ", "))
+        }
+        return nil
+    }
+
+    /// The kernel's fields, then, behind its option words, ours as words of the same list.
+    func statusText() -> String {
+        guard let cache else { return "0 0 0 0 0 0 0" + String(repeating: " 0", count: 17) + " 0" }
+        let t = cache.tally, g = cache.geometry
+        var fields: [UInt64] = [
+            UInt64(cache.cursor), UInt64(g.slots * g.capacity), UInt64(g.slots), cache.currentID, cache.writtenID, cache.tailID,
+            UInt64(cache.index.dirtyBlocks),
+        ]
+        for i in 0..<16 { fields.append(t.requests[i]) }
+        fields.append(t.partialFlushes)
+        let options: [(String, Int)] = [
+            ("writeback_threshold", cache.settings.writebackThreshold), ("nr_cur_batched_writeback", cache.back.lastBatch),
+            ("sync_data_interval", cache.settings.syncInterval), ("update_sb_record_interval", cache.settings.recordInterval),
+            ("read_cache_threshold", cache.settings.readCacheThreshold),
+        ]
+        let state =
+            cache.flushLost || cache.backFlushLost
+            ? "flush_failed" : cache.logFailing ? "log_failing" : cache.back.failures >= 3 ? "writeback_failing" : "ok"
+        let own: [(String, String)] = [
+            ("format", g.format == .kernel ? "kernel" : "cairn"), ("state", state), ("free_segments", "\(cache.freeSlots)"),
+            ("nr_max_batched_writeback", "\(cache.settings.batch)"), ("drain_left", "\(cache.drainLeft)"),
+            ("utilisation", "\(cache.back.utilisation)"),
+        ]
+        let words = options.map { "\($0.0) \($0.1)" }.joined(separator: " ") + own.map { " \($0.0) \($0.1)" }.joined()
+        return fields.map(String.init).joined(separator: " ") + " \(options.count * 2) " + words
+    }
+
+    func allCounters() -> [(name: String, value: UInt64)] {
+        guard let cache else { return [] }
+        let t = cache.tally
+        var list: [(name: String, value: UInt64)] = []
+        for i in 0..<16 {
+            let name =
+                (i & 8 != 0 ? "write" : "read") + (i & 4 != 0 ? "_hit" : "_miss") + (i & 2 != 0 ? "_buffered" : "")
+                + (i & 1 != 0 ? "_full" : "_partial")
+            list.append((name, t.requests[i]))
+        }
+        return list + [
+            ("dirty_blocks", UInt64(cache.index.dirtyBlocks)), ("partial_flushes", t.partialFlushes), ("user_bytes", t.userBytes),
+            ("log_bytes", t.logBytes), ("metadata_bytes", t.metadataBytes), ("parts", t.parts), ("segments", t.segments),
+            ("commits", t.commits), ("barriers", t.barriers), ("blocks_written_back", t.blocksBack), ("backing_writes", t.backWrites),
+            ("batches", t.batches), ("tails", t.tails), ("neighbours_merged", t.merged), ("blocks_zeroed", t.zeroed),
+            ("waits_for_room", t.waits), ("log_errors", t.logErrors), ("writeback_errors", t.backErrors), ("flush_errors", t.flushErrors),
+            ("bad_checksums", t.badChecksums), ("refused_writes", t.refusedWrites), ("blocks_replayed", t.replayed),
+            ("blocks_verified", t.verified), ("parts_abandoned", t.abandoned), ("recovery_bytes", t.recoveryBytes),
+        ]
+    }
+}
+
+extension WriteboostCache {
+    /// Index of the next block to be written.
+    var cursor: Int {
+        if current >= 0 { return ram[current].slot * geometry.capacity + ram[current].count }
+        return geometry.slot(of: currentID + 1) * geometry.capacity
+    }
+    var drainLeft: UInt64 { back.drainTo > tailID ? back.drainTo - tailID : 0 }
+
+    /// Write back what is in the log now; what comes later does not hold it up.
+    func drain(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if current >= 0 && ram[current].count > 0 { seal(closing: true, now, &actions) }
+        back.drainTo = current >= 0 ? currentID - 1 : currentID
+        back.notBefore = now
+        back.failures = 0
+        settle(now, &actions)
+    }
+}

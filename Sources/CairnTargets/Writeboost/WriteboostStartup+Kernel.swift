@@ -1,0 +1,131 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+
+/// Recovery of a cache in the kernel's format: record → every slot, whole → `WriteboostKernelChain` → replay → headers of what was
+/// abandoned are zeroed and flushed. Nothing in this format says which backing it belongs to.
+extension WriteboostTarget {
+    private static let window = 2
+
+    func beginKernel(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let s = startup else { return }
+        guard let geometry = WriteboostGeometry(kernelSectors: device.size.count) else {
+            return fail(TargetError("the cache device is too small for a log in the kernel's format"), &actions)
+        }
+        if let record = backing.record, record.dirty, record.cache != cacheName {
+            return fail(
+                TargetError(
+                    "the backing's newest data may be in the cache \(record.cache)", status: .busy, hint: "open it with that cache"),
+                &actions)
+        }
+        if !s.resuming {
+            startup = nil
+            return emit(.phaseDone, &actions)
+        }
+        number = 1
+        let made = WriteboostCache(geometry, arena: arena, device: device.id, settings: settings)
+        made.backings[number] = .init(device: backing.id, sectors: backing.size.count)
+        cache = made
+        startup?.step = .kernelRecord
+        startup?.pending = 1
+        read(device.id, WriteboostKernelFormat.recordBlock, 4096, 0, &actions)
+    }
+
+    func kernelRecordRead(_ bytes: UnsafeRawBufferPointer, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let cache else { return }
+        startup?.record = (try? WriteboostKernelFormat.decodeRecord(bytes)) ?? 0
+        if (startup?.record ?? 0) >= 1 << 62 {
+            return fail(TargetError("the cache's record of what is written back is impossible", status: .io), &actions)
+        }
+        startup?.kernel = Array(repeating: .empty, count: cache.geometry.slots)
+        startup?.slots = Array(repeating: .init(), count: cache.geometry.slots)
+        startup?.step = .kernelSlots
+        startup?.at = 0
+        readSlots(&actions)
+    }
+    private func readSlots(_ actions: inout ActionList) {
+        guard let cache else { return }
+        while let s = startup, s.at < cache.geometry.slots, s.pending < Self.window {
+            startup?.at += 1
+            startup?.pending += 1
+            let offset = WriteboostKernelFormat.dataOffset + UInt64(s.at) * WriteboostKernelFormat.slotBytes
+            read(device.id, offset, Int(WriteboostKernelFormat.slotBytes), UInt64(s.at), &actions)
+        }
+    }
+
+    func kernelSlotRead(_ bytes: UnsafeRawBufferPointer, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
+        let found = look(bytes, slot)
+        startup?.kernel[slot] = found
+        readSlots(&actions)
+        guard let cache, let s = startup, s.pending == 0 else { return }
+        let chain = WriteboostKernelChain(s.kernel, record: s.record)
+        if let replay = chain.replay {
+            for id in replay {
+                if let problem = s.slots[cache.geometry.slot(of: id)].problem {
+                    return fail(
+                        TargetError(
+                            "segment \(id) of the cache has an entry that cannot be (\(problem))", status: .io,
+                            hint: "is this the backing it belongs to? The kernel's format does not record that"), &actions)
+                }
+            }
+        }
+        startup?.zero = chain.abandoned
+        cache.tally.abandoned = UInt64(chain.abandoned.count)
+        startup?.ids = chain.replay.map { $0.lowerBound..<$0.upperBound + 1 } ?? chain.last + 1..<chain.last + 1
+        startup?.lastSerial = 0
+        var isKept = [Bool](repeating: false, count: cache.geometry.slots)
+        for id in startup?.ids ?? 1..<1 { isKept[cache.geometry.slot(of: id)] = true }
+        for slot in 0..<cache.geometry.slots where !isKept[slot] { clear(slot) }
+        beginReplay(now, &actions)
+    }
+
+    private func look(_ bytes: UnsafeRawBufferPointer, _ slot: Int) -> WriteboostKernelChain.Slot {
+        guard let cache else { return .empty }
+        let header: WriteboostKernelFormat.Header
+        do throws(DecodeError) {
+            guard let found = try WriteboostKernelFormat.header(bytes) else { return .empty }
+            guard try WriteboostKernelFormat.checksum(bytes, length: found.length) == found.checksum, found.id < 1 << 62 else {
+                return .bad(found.id)
+            }
+            header = found
+        } catch { return .bad(0) }
+        if header.id <= startup?.record ?? 0 { return .good(header.id) }
+        for i in 0..<header.length {
+            do throws(DecodeError) {
+                let found = try WriteboostKernelFormat.metablock(bytes, i, backingSectors: backing.size.count)
+                let at = Int(cache.geometry.entry(slot, i + 1))
+                cache.index.keys[at] = WriteboostIndex.key(number, found.sector / 8)
+                cache.index.live[at] = found.dirtyBits
+                cache.index.flags[at] = found.dirtyBits == 0 ? WriteboostStartup.clean : 0
+            } catch { startup?.slots[slot].problem = error }
+        }
+        return .good(header.id)
+    }
+
+    /// The first writes.
+    func zeroAbandoned(_ actions: inout ActionList) {
+        guard let s = startup else { return }
+        if s.zero.isEmpty { return makeRecord(&actions) }
+        startup?.step = .kernelZero
+        startup?.pending = s.zero.count
+        startup?.at = 0
+        zeroNext(&actions)
+    }
+    private func zeroNext(_ actions: inout ActionList) {
+        guard let s = startup, s.at < s.zero.count, let buffer = borrow(4096) else {
+            return fail(TargetError("there is no memory to write the cache's metadata", status: .noMemory), &actions)
+        }
+        ByteWriter(arena.bytes(buffer)).clear()
+        startup?.at += 1
+        let offset = WriteboostKernelFormat.dataOffset + UInt64(s.zero[s.at]) * WriteboostKernelFormat.slotBytes
+        send(device.id, .write, offset, buffer, 4096, 0, &actions)
+    }
+    func kernelWritten(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let s = startup else { return }
+        if s.step == .kernelFlush { return makeRecord(&actions) }
+        if s.at < s.zero.count { return zeroNext(&actions) }
+        startup?.step = .kernelFlush
+        startup?.pending = 1
+        send(device.id, .flush, 0, .none, 0, 0, &actions)
+    }
+}

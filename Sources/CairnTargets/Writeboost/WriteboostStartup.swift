@@ -1,0 +1,408 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+
+/// Open and preresume. Open reads the superblocks and judges them; preresume reads the log, for the old table may have changed it,
+/// and then makes the first writes (docs/formats/writeboost.md, 2). The kernel's format: `WriteboostStartup+Kernel`.
+struct WriteboostStartup {
+    enum Step {
+        case superblocks, identity, closeFacts, tails, summaries, openSlot, verify, replay, closingSummary, flush, second, third, record
+        case kernelRecord, kernelSlots, kernelZero, kernelFlush
+    }
+    /// What a look at a slot found. Its entries stand in the index, unlinked.
+    struct Slot {
+        var header: WriteboostSegment.Header?
+        /// Its header is right and its entries cannot be.
+        var problem: DecodeError?
+    }
+    /// In the flags of unlinked entries.
+    static let begins: UInt8 = 16, clean: UInt8 = 32
+
+    let resuming: Bool
+    var step = Step.superblocks
+    /// The log goes on where it was: only the superblock is written anew.
+    var keepsGeneration = false
+    var pending = 0
+    var a: Result<WriteboostSuperblock, DecodeError> = .failure(.truncated)
+    var b: Result<WriteboostSuperblock, DecodeError> = .failure(.truncated)
+    var isKernel = false
+    var tails: [(copy: Int, record: WriteboostTail)] = []
+    var slots: [Slot] = []
+    var at = 0
+    var chain: WriteboostChain?
+    /// The segments that count, and the last serial of them.
+    var ids: Range<UInt64> = 1..<1
+    var lastSerial: UInt64 = 0
+    /// Block 0 of the last segment must be written: a crash left it open, or it was cut.
+    var mustClose = false
+    /// What it holds, in order; kept before the replay links the entries.
+    var closingEntries: [WriteboostSegment.Entry] = []
+    var verifying: UInt64 = 0
+    var sums: [UInt32] = [0, 0]
+    var modified: UInt64 = 0
+    // The kernel's format
+    var kernel: [WriteboostKernelChain.Slot] = []
+    var record: UInt64 = 0
+    var zero: [Int] = []
+}
+
+extension WriteboostTarget {
+    static let readers = 16
+
+    func beginStartup(resuming: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
+        cache = nil
+        startup = WriteboostStartup(resuming: resuming, pending: 2)
+        read(device.id, 0, WriteboostSuperblock.size, 0, &actions)
+        read(device.id, WriteboostLayout.superblockB, WriteboostSuperblock.size, 1, &actions)
+    }
+
+    /// Into a fresh buffer, which is given back when `startupDone` returns.
+    func read(_ device: DeviceID, _ offset: UInt64, _ length: Int, _ tag: UInt64, _ actions: inout ActionList) {
+        guard let buffer = borrow(length) else {
+            return fail(TargetError("there is no memory to read the cache's metadata", status: .noMemory), &actions)
+        }
+        send(device, .read, offset, buffer, length, tag, &actions)
+    }
+    func send(
+        _ device: DeviceID, _ operation: Operation, _ offset: UInt64, _ buffer: Buffer, _ length: Int, _ tag: UInt64,
+        _ actions: inout ActionList
+    ) {
+        emit(
+            .submit(
+                SubOperation(
+                    device: device, operation: operation, sector: Bytes(offset).sectors, count: Sectors(UInt64(length) / 512),
+                    buffer: buffer,
+                    token: WriteboostCache.Token.make(WriteboostCache.Token.startup, tag))), &actions)
+    }
+    func fail(_ error: TargetError, _ actions: inout ActionList) {
+        if startup == nil { return }
+        startup = nil
+        cache = nil
+        emit(.phaseFailed(error), &actions)
+    }
+
+    func startupDone(_ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        defer { if !operation.buffer.isNone { giveBack(operation.buffer) } }
+        let tag = operation.token & (1 << 56 - 1)
+        guard startup != nil else { return }
+        if !status.isOK {
+            let what = operation.operation == .read ? "reading" : operation.operation == .flush ? "flushing" : "writing"
+            return fail(TargetError("\(what) the cache's metadata failed (errno \(status.errno))", status: status), &actions)
+        }
+        startup?.pending -= 1
+        let bytes = UnsafeRawBufferPointer(arena.bytes(operation.buffer))
+        if operation.operation == .read { cache?.tally.recoveryBytes += UInt64(bytes.count) }
+        switch startup?.step {
+        case .superblocks: superblockRead(bytes, tag, now, &actions)
+        case .tails: tailRead(bytes, Int(tag), now, &actions)
+        case .summaries: summaryRead(bytes, Int(tag), now, &actions)
+        case .openSlot where tag == startup?.chain?.beyond: learn(bytes, &actions)
+        case .openSlot: openSlotRead(bytes, now, &actions)
+        case .verify: slotVerified(bytes, now, &actions)
+        case .closeFacts:
+            startup?.pending += 1
+            if let copy = borrow(bytes.count) {
+                arena.bytes(copy).copyMemory(from: bytes)
+                summing.append((tag, copy))
+                emit(.run(.crc32c(copy), token: tag), &actions)
+            } else {
+                fail(TargetError("there is no memory to read the backing", status: .noMemory), &actions)
+            }
+        case .closingSummary, .flush, .second, .third: written(now, &actions)
+        case .kernelRecord: kernelRecordRead(bytes, now, &actions)
+        case .kernelSlots: kernelSlotRead(bytes, Int(tag), now, &actions)
+        case .kernelZero, .kernelFlush: kernelWritten(now, &actions)
+        default: break
+        }
+    }
+
+    // MARK: Superblocks
+
+    private func superblockRead(_ bytes: UnsafeRawBufferPointer, _ tag: UInt64, _ now: Nanoseconds, _ actions: inout ActionList) {
+        var found: Result<WriteboostSuperblock, DecodeError>
+        do throws(DecodeError) { found = .success(try WriteboostSuperblock.decode(bytes)) } catch { found = .failure(error) }
+        if tag == 0 {
+            startup?.a = found
+            startup?.isKernel = WriteboostKernelFormat.hasMagic(bytes)
+        } else {
+            startup?.b = found
+        }
+        guard let s = startup, s.pending == 0 else { return }
+        if s.isKernel { return beginKernel(now, &actions) }
+        let superblock: WriteboostSuperblock
+        do throws(DecodeError) { superblock = try WriteboostSuperblock.choose(s.a, s.b) } catch {
+            return fail(TargetError(Self.sentence(error), hint: Self.hint(error)), &actions)
+        }
+        if let error = mismatch(superblock) { return fail(error, &actions) }
+        if !s.resuming {
+            startup = nil
+            return emit(.phaseDone, &actions)
+        }
+        var chosen = settings
+        if !settings.words.contains(where: { $0.lowercased() == "writeback_threshold" }) { chosen.writebackThreshold = 70 }
+        settings = chosen
+        let made = WriteboostCache(WriteboostGeometry(superblock.layout), arena: arena, device: device.id, settings: settings)
+        made.superblock = superblock
+        made.backings[number] = .init(device: backing.id, sectors: backing.size.count)
+        cache = made
+        startup?.step = .identity
+        emit(.identify(backing.id), &actions)
+    }
+
+    static func sentence(_ error: DecodeError) -> String {
+        switch error {
+        case .magic: "the cache device is no writeboost cache"
+        case .checksum: "both superblocks of the cache are damaged (bad checksum)"
+        case .version(let n): "the cache was formatted by a newer cairn (format version \(n))"
+        case .feature(let bits): "the cache uses features this cairn does not know (\(bits))"
+        case .truncated: "the cache device ends before its superblock"
+        case .field(let name): "the cache's superblock is impossible: \(name)"
+        }
+    }
+    static func hint(_ error: DecodeError) -> String {
+        switch error {
+        case .magic:
+            "nothing is formatted silently: cairn format-cache --target writeboost --backing BACKING CACHE erases the device and makes it a cache"
+        case .checksum, .truncated, .field: "what was never written back is in there: try a copy of the device, or format it anew"
+        case .version, .feature: "use that cairn: this one must not touch what it does not understand"
+        }
+    }
+
+    private func mismatch(_ found: WriteboostSuperblock) -> TargetError? {
+        if found.cacheSectors > device.size.count {
+            return TargetError(
+                "the cache was formatted on \(found.cacheSectors) sectors, the device has \(device.size.count)",
+                hint: "give the device its size again; what is cached behind its end would be lost")
+        }
+        let i = backing.identity
+        func isSame(_ b: WriteboostSuperblock.Backing) -> Bool {
+            b.kind == i.kind.rawValue && b.fileSystem == i.fileSystem && b.inode == i.inode && b.birth == i.birth && b.name == i.name
+        }
+        guard let at = found.backings.firstIndex(where: { $0.map(isSame) ?? false }), let known = found.backings[at] else {
+            return TargetError(
+                "the cache \(found.uuidText) belongs to another backing device",
+                hint: "a copied or replaced backing is another device; format the cache anew for it")
+        }
+        if found.backings.count(where: { $0 != nil }) > 1 {
+            return TargetError(
+                "the cache \(found.uuidText) serves several backings", hint: "this table line takes a cache with one backing")
+        }
+        if known.sectors > backing.size.count {
+            return TargetError(
+                "the cache belongs to a backing of \(known.sectors) sectors, this one has \(backing.size.count)",
+                hint: "give the backing its size again")
+        }
+        if let record = backing.record, record.dirty, record.cache != found.uuidText {
+            return TargetError(
+                "the backing's newest data may be in the cache \(record.cache), this one is \(found.uuidText)", status: .busy,
+                hint: "open it with that cache")
+        }
+        number = at + 1
+        return nil
+    }
+
+    // MARK: Did the backing change without us?
+
+    func startupIdentified(_ identity: DeviceIdentity, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard startup?.step == .identity, let superblock = cache?.superblock else { return }
+        startup?.modified = identity.modified
+        if let record = backing.record, !record.cache.isEmpty, record.cache != superblock.uuidText { distrust = true }
+        guard superblock.state == .clean, superblock.backings[number - 1]?.closeFacts != nil else { return readTails(&actions) }
+        startup?.step = .closeFacts
+        startup?.pending = 2
+        let end = Sectors(superblock.backings[number - 1]?.sectors ?? 0).bytes.count, length = min(end, 1 << 20)
+        read(backing.id, 0, Int(length), 0, &actions)
+        read(backing.id, end - length, Int(length), 1, &actions)
+    }
+    func startupSummed(_ token: UInt64, _ sum: UInt32, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if let at = summing.firstIndex(where: { $0.token == token }) { giveBack(summing.remove(at: at).buffer) }
+        guard let s = startup, s.step == .closeFacts, let known = cache?.superblock?.backings[number - 1]?.closeFacts else { return }
+        startup?.sums[Int(token)] = sum
+        startup?.pending -= 1
+        if s.pending > 1 { return }
+        let sums = startup?.sums ?? []
+        if known != .init(modified: s.modified, firstMiB: sums[0], lastMiB: sums[1]) { distrust = true }
+        readTails(&actions)
+    }
+
+    // MARK: Tails and summaries
+
+    private func readTails(_ actions: inout ActionList) {
+        startup?.step = .tails
+        startup?.pending = 2
+        for copy in 0..<2 {
+            read(device.id, WriteboostLayout.recordOffset + UInt64(copy) * 4096, WriteboostTail.size, UInt64(copy), &actions)
+        }
+    }
+    private func tailRead(_ bytes: UnsafeRawBufferPointer, _ copy: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let cache, let superblock = cache.superblock else { return }
+        if let found = WriteboostTail.decode(bytes, uuid: superblock.uuid) { startup?.tails.append((copy, found)) }
+        guard let s = startup, s.pending == 0 else { return }
+        if let newest = s.tails.max(by: { $0.record.sequence < $1.record.sequence }) {
+            cache.tail = newest.record
+            cache.tailCopy = newest.copy
+        }
+        startup?.step = .summaries
+        startup?.slots = Array(repeating: .init(), count: cache.geometry.slots)
+        startup?.at = 0
+        readSummaries(&actions)
+    }
+    private func readSummaries(_ actions: inout ActionList) {
+        guard let cache, let superblock = cache.superblock else { return }
+        while let s = startup, s.at < cache.geometry.slots, s.pending < Self.readers {
+            startup?.at += 1
+            startup?.pending += 1
+            read(device.id, superblock.layout.offset(slot: UInt64(s.at)), 4096, UInt64(s.at), &actions)
+        }
+    }
+    private func summaryRead(_ bytes: UnsafeRawBufferPointer, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let cache, let superblock = cache.superblock else { return }
+        if let header = WriteboostSegment.header(bytes, superblock, slot: UInt64(slot), block: 0) {
+            startup?.slots[slot] = load(header, bytes, slot)
+        }
+        readSummaries(&actions)
+        guard let s = startup, s.pending == 0 else { return }
+        startup?.chain = WriteboostChain(s.slots.map(\.header), tail: cache.tail, superblock)
+        startup?.step = .openSlot
+        readWhole(startup?.chain?.beyond ?? startup?.chain?.open ?? 1, &actions)
+    }
+    private func readWhole(_ id: UInt64, _ actions: inout ActionList) {
+        guard let layout = cache?.superblock?.layout else { return }
+        startup?.pending = 1
+        read(device.id, layout.offset(slot: layout.slot(of: id)), Int(layout.slotBytes), id, &actions)
+    }
+
+    /// A header's entries, into the index without linking them.
+    private func load(_ header: WriteboostSegment.Header, _ bytes: UnsafeRawBufferPointer, _ slot: Int) -> WriteboostStartup.Slot {
+        guard let cache, let superblock = cache.superblock else { return .init() }
+        let index = cache.index
+        clear(slot)
+        for i in 0..<header.count {
+            do throws(DecodeError) {
+                let entry = try WriteboostSegment.entry(bytes, i, superblock)
+                let at = Int(cache.geometry.entry(slot, Int(entry.place)))
+                index.keys[at] = WriteboostIndex.key(Int(entry.backing), entry.block)
+                index.live[at] = entry.valid
+                index.crc[at] = entry.crc
+                index.flags[at] = (entry.beginsPart ? WriteboostStartup.begins : 0) | (entry.isClean ? WriteboostStartup.clean : 0)
+            } catch { return .init(header: header, problem: error) }
+        }
+        return .init(header: header)
+    }
+    func clear(_ slot: Int) {
+        guard let cache else { return }
+        for place in 0..<cache.geometry.slotBlocks {
+            let at = Int(cache.geometry.entry(slot, place))
+            cache.index.keys[at] = 0
+            cache.index.live[at] = 0
+            cache.index.flags[at] = 0
+        }
+    }
+
+    private func learn(_ bytes: UnsafeRawBufferPointer, _ actions: inout ActionList) {
+        guard let superblock = cache?.superblock, var chain = startup?.chain else { return }
+        chain.learn(bytes, superblock)
+        startup?.chain = chain
+        readWhole(chain.open, &actions)
+    }
+
+    private func openSlotRead(_ bytes: UnsafeRawBufferPointer, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let cache, let superblock = cache.superblock, var chain = startup?.chain else { return }
+        let parts = chain.parts(bytes, superblock), slot = Int(superblock.layout.slot(of: chain.open))
+        startup?.chain = chain
+        startup?.ids = chain.closed
+        startup?.lastSerial = chain.nextSerial - 1
+        if let last = parts.last {
+            let trailer = UnsafeRawBufferPointer(rebasing: bytes[Int(last.block) * 4096..<(Int(last.block) + 1) * 4096])
+            startup?.slots[slot] = load(last, trailer, slot)
+            startup?.ids = chain.closed.lowerBound..<chain.open + 1
+            startup?.lastSerial = last.lastSerial
+            startup?.mustClose = true
+        } else if chain.closed.count < cache.geometry.slots {
+            // With a full ring this slot is that of the oldest segment.
+            startup?.slots[slot] = .init()
+        }
+        startup?.step = .verify
+        startup?.verifying = chain.closed.lowerBound
+        verifyNext(now, &actions)
+    }
+
+    // MARK: Verification
+
+    /// The next segment with parts that may not have arrived whole.
+    private func verifyNext(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let cache, let s = startup, let chain = s.chain else { return }
+        var id = s.verifying
+        while id < s.ids.upperBound, (s.slots[cache.geometry.slot(of: id)].header?.lastSerial ?? 0) <= chain.durable { id += 1 }
+        if id >= s.ids.upperBound { return verified(now, &actions) }
+        startup?.verifying = id
+        readWhole(id, &actions)
+    }
+
+    private func slotVerified(_ bytes: UnsafeRawBufferPointer, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let cache, let s = startup, let chain = s.chain else { return }
+        let slot = cache.geometry.slot(of: s.verifying)
+        guard let header = s.slots[slot].header else { return }
+        var serial = header.firstSerial - 1
+        for place in 1..<cache.geometry.slotBlocks {
+            let at = Int(cache.geometry.entry(slot, place))
+            if cache.index.keys[at] == 0 { continue }
+            if cache.index.flags[at] & WriteboostStartup.begins != 0 { serial += 1 }
+            if serial <= chain.durable { continue }
+            cache.tally.verified += 1
+            let data = UnsafeRawBufferPointer(rebasing: bytes[place * 4096..<(place + 1) * 4096])
+            if crc32c(data) != cache.index.crc[at] {
+                cut(at: serial)
+                return verified(now, &actions)
+            }
+        }
+        startup?.verifying += 1
+        verifyNext(now, &actions)
+    }
+
+    /// The log ends before this part, in the segment that is being verified.
+    private func cut(at serial: UInt64) {
+        guard let cache, let s = startup else { return }
+        let id = s.verifying, slot = cache.geometry.slot(of: id)
+        cache.tally.abandoned += s.lastSerial - serial + 1
+        startup?.lastSerial = serial - 1
+        guard var header = s.slots[slot].header, serial > header.firstSerial else {
+            startup?.ids = s.ids.lowerBound..<id
+            startup?.mustClose = false
+            return
+        }
+        var at = header.firstSerial - 1, kept = 0
+        for place in 1..<cache.geometry.slotBlocks {
+            let entry = Int(cache.geometry.entry(slot, place))
+            if cache.index.keys[entry] == 0 { continue }
+            if cache.index.flags[entry] & WriteboostStartup.begins != 0 { at += 1 }
+            if at < serial { kept += 1 } else { cache.index.keys[entry] = 0 }
+        }
+        header.count = kept
+        header.lastSerial = serial - 1
+        startup?.slots[slot].header = header
+        startup?.ids = s.ids.lowerBound..<id + 1
+        startup?.mustClose = true
+    }
+
+    private func verified(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let cache, let s = startup, let chain = s.chain else { return }
+        if s.lastSerial < chain.durable {
+            return fail(
+                TargetError(
+                    "the cache's log is damaged: it ends at part \(s.lastSerial), and part \(chain.durable) had been made durable",
+                    status: .io,
+                    hint: "segment \(s.ids.upperBound) is damaged; copy the device before anything else is tried"), &actions)
+        }
+        for id in s.ids {
+            if let problem = s.slots[cache.geometry.slot(of: id)].problem {
+                return fail(TargetError("segment \(id) of the cache has an entry that cannot be (\(problem))", status: .io), &actions)
+            }
+        }
+        // What the chain does not hold is of no interest any more.
+        var isKept = [Bool](repeating: false, count: cache.geometry.slots)
+        for id in s.ids { isKept[cache.geometry.slot(of: id)] = true }
+        for slot in 0..<cache.geometry.slots where !isKept[slot] { clear(slot) }
+        beginReplay(now, &actions)
+    }
+}

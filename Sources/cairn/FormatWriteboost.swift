@@ -1,0 +1,175 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+import CairnIO
+import Glibc
+
+/// `format-cache --target writeboost [--format cairn|kernel] [--backing DEVICE] [--label TEXT] [--yes] [--force] CACHE`
+///
+/// Order: whatever calls the device a cache is erased → synced → tail records and the first block of every slot are zeroed → synced →
+/// superblock B → synced → superblock A → synced. A crash before the last step leaves a device that is no cache, or one good superblock.
+extension FormatCacheVerb {
+    static func runWriteboost(_ arguments: Arguments) throws(Exit) {
+        guard arguments.operands.count == 1 else {
+            throw wrong("format-cache takes one cache device; cairn help format-cache tells the rest")
+        }
+        let format = arguments["format"] ?? "cairn"
+        guard format == "cairn" || format == "kernel" else { throw wrong("--format is cairn or kernel") }
+        guard arguments.all("backing").count == 1, let backingWord = arguments["backing"] else {
+            throw wrong("format-cache needs one --backing DEVICE, which is to be cached")
+        }
+        if let label = arguments["label"], label.utf8.count > 64 { throw wrong("--label has at most 64 bytes") }
+        do throws(TargetError) {
+            let cache = try open(arguments.operands[0], writable: true)
+            if let volume = try Backing(volume: backingWord, arguments) {
+                try format == "kernel" ? formatKernel(cache, volume, arguments) : formatLog(cache, volume, arguments)
+            } else {
+                let backing = Backing(try open(backingWord, writable: false))
+                try format == "kernel" ? formatKernel(cache, backing, arguments) : formatLog(cache, backing, arguments)
+            }
+        } catch {
+            Output.error("cairn: \(errorText(error.status.errno)): \(error.text)")
+            if !error.hint.isEmpty { Output.error(error.hint) }
+            throw Exit(status: error.status == .busy ? 5 : 1)
+        }
+    }
+
+    /// What both formats refuse.
+    private static func check(_ cache: borrowing OpenedDevice, _ backing: Backing, _ arguments: Arguments) throws(TargetError) {
+        let name = cache.facts.kernelName
+        if cache.key == backing.key {
+            throw TargetError("the cache and the backing are the same device", status: .busy, hint: "they must be two")
+        }
+        if cache.facts.readOnly { throw TargetError("\(name) is read-only", status: .readOnly) }
+        if backing.size == .zero {
+            throw TargetError("the backing device is empty (0 sectors)", hint: "give it its size first, with truncate for a file")
+        }
+        try refuseDirty(backing, try? StateDirectory(), arguments)
+        if let old = writeboostInUse(cache.fd.raw), !arguments.has("force") {
+            throw TargetError(
+                "\(name) is a writeboost cache \(old)", status: .busy,
+                hint: "--force formats it all the same, and what only it holds is lost")
+        }
+    }
+
+    /// What a log is that may hold what its backing does not.
+    private static func writeboostInUse(_ fd: Int32) -> String? {
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: WriteboostSuperblock.size, alignment: 4096)
+        defer { memory.deallocate() }
+        func look(_ offset: UInt64) -> Result<WriteboostSuperblock, DecodeError> {
+            do throws(SystemError) { try readFully(fd, memory, at: offset) } catch { return .failure(.truncated) }
+            do throws(DecodeError) { return .success(try WriteboostSuperblock.decode(UnsafeRawBufferPointer(memory))) } catch {
+                return .failure(error)
+            }
+        }
+        let a = look(WriteboostLayout.superblockA)
+        if WriteboostKernelFormat.hasMagic(UnsafeRawBufferPointer(memory)) { return "in the kernel's format, which may hold data" }
+        do throws(DecodeError) {
+            let found = try WriteboostSuperblock.choose(a, look(WriteboostLayout.superblockB))
+            if found.generation == 0 || found.state == .clean && !found.mayBeDirty { return nil }
+            return found.state == .clean ? "that holds data which was never written back (\(found.uuidText))" : "in use (\(found.uuidText))"
+        } catch {
+            switch error {
+            case .version(let version): return "in use (of format version \(version))"
+            case .feature: return "in use (with features of a newer cairn)"
+            default: return nil
+            }
+        }
+    }
+
+    private static func formatLog(_ cache: borrowing OpenedDevice, _ backing: Backing, _ arguments: Arguments) throws(TargetError) {
+        let name = cache.facts.kernelName
+        guard let layout = WriteboostLayout(slotBlocks: 256, deviceBytes: cache.facts.size.bytes.count) else {
+            throw TargetError(
+                "\(name) is too small: \(cache.facts.size.count) sectors, at least \(5 * 2048) are needed", hint: "take a larger device")
+        }
+        let uuid = try givenUUID(arguments)
+        try check(cache, backing, arguments)
+        let what = "\(layout.slots) segments of 1 MiB"
+        if arguments.has("no-act") || arguments.has("notable") {
+            return Output.out("\(name): would be formatted as writeboost for \(backing.name): \(what).")
+        }
+        try confirm(cache, arguments)
+        var superblock = WriteboostSuperblock(
+            uuid: uuid ?? newUUID(), secret: randomSeed(), layout: layout, cacheSectors: cache.facts.size.count)
+        superblock.label = arguments["label"] ?? ""
+        var known = WriteboostSuperblock.Backing()
+        let identity = backing.identity
+        known.kind = identity.kind.rawValue
+        known.sectors = backing.size.count
+        known.fileSystem = identity.fileSystem
+        known.inode = identity.inode
+        known.birth = identity.birth
+        known.name = identity.name
+        known.id = newUUID()
+        superblock.backings[0] = known
+        do throws(SystemError) {
+            let first = Zeroes(cache.fd.raw)
+            try first.write(WriteboostLayout.superblockA, WriteboostSuperblock.size)
+            try first.write(WriteboostLayout.superblockB, WriteboostSuperblock.size)
+            try syncData(cache.fd.raw)
+            try first.write(WriteboostLayout.recordOffset, 8192)
+            var progress = Progress("format-cache", total: layout.slots * 4096, unit: .bytes, arguments)
+            for slot in 0..<layout.slots {
+                try first.write(layout.offset(slot: slot), 4096)
+                progress.advance(4096)
+            }
+            try syncData(cache.fd.raw)
+            progress.finish()
+            superblock.encode(into: first.bytes(WriteboostSuperblock.size))
+            for offset in [WriteboostLayout.superblockB, WriteboostLayout.superblockA] {
+                try first.write(offset, WriteboostSuperblock.size)
+                try syncData(cache.fd.raw)
+            }
+        } catch { throw error.asTargetError }
+        if arguments.has("quiet") { return }
+        Output.out("\(name): formatted as writeboost \(superblock.uuidText) for \(backing.name): \(what).")
+    }
+
+    private static func formatKernel(_ cache: borrowing OpenedDevice, _ backing: Backing, _ arguments: Arguments) throws(TargetError) {
+        let name = cache.facts.kernelName, slots = WriteboostKernelFormat.slots(deviceSectors: cache.facts.size.count)
+        if slots < 2 {
+            throw TargetError(
+                "\(name) is too small: \(cache.facts.size.count) sectors, at least \(2 * 2048) are needed", hint: "take a larger device")
+        }
+        try check(cache, backing, arguments)
+        if arguments.has("no-act") || arguments.has("notable") {
+            return Output.out("\(name): would be formatted as writeboost in the kernel's format: \(slots) segments of 512 KiB.")
+        }
+        try confirm(cache, arguments)
+        do throws(SystemError) {
+            let first = Zeroes(cache.fd.raw)
+            try first.write(0, 1 << 20)
+            try syncData(cache.fd.raw)
+            var progress = Progress("format-cache", total: slots * 4096, unit: .bytes, arguments)
+            for slot in 0..<slots {
+                try first.write(WriteboostKernelFormat.dataOffset + slot * WriteboostKernelFormat.slotBytes, 4096)
+                progress.advance(4096)
+            }
+            try syncData(cache.fd.raw)
+            progress.finish()
+            WriteboostKernelFormat.encodeSuperblock(into: first.bytes(4096))
+            try first.write(0, 4096)
+            try syncData(cache.fd.raw)
+        } catch { throw error.asTargetError }
+        if arguments.has("quiet") { return }
+        Output.out("\(name): formatted as writeboost in the kernel's format: \(slots) segments of 512 KiB.")
+    }
+}
+
+/// A MiB of aligned memory that is zero until somebody fills it, and where it is written.
+private final class Zeroes {
+    private let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+    private let fd: Int32
+
+    init(_ fd: Int32) {
+        self.fd = fd
+        ByteWriter(memory).clear()
+    }
+    deinit { memory.deallocate() }
+
+    func bytes(_ count: Int) -> UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(rebasing: memory[..<count]) }
+    func write(_ offset: UInt64, _ count: Int) throws(SystemError) {
+        try writeFully(fd, UnsafeRawBufferPointer(bytes(count)), at: offset)
+    }
+}

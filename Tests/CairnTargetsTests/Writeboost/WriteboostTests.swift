@@ -1,0 +1,242 @@
+import CairnCore
+import CairnEngine
+import CairnFormats
+import CairnSim
+import CairnTargets
+import Testing
+
+/// A simulated host with a formatted log before a backing.
+struct LogStage {
+    let host = SimHost(types: allTargets, seed: 7)
+    let backing: SimDisk
+    let fast: SimDisk
+    static let sectors: UInt64 = 4096
+
+    init(kernel: Bool = false, slots: UInt64 = 6, slotBlocks: UInt64 = 16) throws {
+        backing = host.addDisk("a", sectors: Self.sectors)
+        if kernel {
+            fast = host.addDisk("b", sectors: 2048 + slots * 1024)
+            var bytes = [UInt8](repeating: 0, count: 4096)
+            bytes.withUnsafeMutableBytes { WriteboostKernelFormat.encodeSuperblock(into: $0) }
+            fast.poke(0, bytes)
+        } else {
+            let layout = try #require(WriteboostLayout(slotBlocks: slotBlocks, slots: slots))
+            fast = host.addDisk("b", sectors: layout.totalBytes / 512)
+            var superblock = WriteboostSuperblock(
+                uuid: (1...16).map { UInt8($0) }, secret: 99, layout: layout, cacheSectors: fast.size.count)
+            var known = WriteboostSuperblock.Backing()
+            known.kind = DeviceIdentity.Kind.simulated.rawValue
+            known.name = "a"
+            known.sectors = backing.size.count
+            superblock.backings[0] = known
+            put(superblock)
+        }
+    }
+    func put(_ superblock: WriteboostSuperblock) {
+        var bytes = [UInt8](repeating: 0, count: WriteboostSuperblock.size)
+        bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
+        for offset in [WriteboostLayout.superblockA, WriteboostLayout.superblockB] { fast.poke(offset / 512, bytes) }
+    }
+    var superblock: WriteboostSuperblock {
+        get throws { try fast.peek(0, 72).withUnsafeBytes { try WriteboostSuperblock.decode($0) } }
+    }
+    func open(_ words: String = "2 writeback_threshold 0") throws -> Volume {
+        try host.create("v", "0 \(Self.sectors) writeboost a b \(words)")
+    }
+    func counter(_ volume: Volume, _ name: String) -> UInt64 {
+        volume.live?.targets.first?.counters().first { $0.name == name }?.value ?? 0
+    }
+    static func block(_ byte: UInt8, _ sectors: Int = 8) -> [UInt8] { [UInt8](repeating: byte, count: sectors * 512) }
+}
+
+@Suite("writeboost")
+struct WriteboostTests {
+    @Test(arguments: [false, true]) func survivesACrashAfterAFlush(kernel: Bool) throws {
+        let stage = try LogStage(kernel: kernel)
+        var volume = try stage.open()
+        for i in UInt64(0)..<20 { #expect(stage.host.write(volume, i * 24, LogStage.block(UInt8(i + 1))).isOK) }
+        #expect(stage.host.write(volume, 27, LogStage.block(200, 3)).isOK)
+        #expect(stage.host.flush(volume).isOK)
+        #expect(stage.backing.sent[Int(Operation.write.rawValue)] == 0)
+        stage.host.crash(seed: 3)
+        volume = try stage.open()
+        for i in UInt64(0)..<20 where i != 1 { #expect(stage.host.read(volume, i * 24, 8) == LogStage.block(UInt8(i + 1))) }
+        #expect(stage.host.read(volume, 24, 8) == LogStage.block(2, 3) + LogStage.block(200, 3) + LogStage.block(2, 2))
+        // Unaligned, over a block that is only on the backing.
+        #expect(stage.host.read(volume, 6, 20) == LogStage.block(1, 2) + LogStage.block(0, 16) + LogStage.block(2, 2))
+    }
+
+    @Test(arguments: [false, true]) func drainsUnderLoad(kernel: Bool) throws {
+        let stage = try LogStage(kernel: kernel)
+        let volume = try stage.open()
+        for i in UInt64(0)..<30 { #expect(stage.host.write(volume, i * 16, LogStage.block(UInt8(i + 1))).isOK) }
+        #expect(stage.host.write(volume, 3, LogStage.block(99, 2)).isOK)
+        try stage.host.message(volume, "drop_caches")
+        #expect(stage.host.write(volume, 4000, LogStage.block(7)).isOK)
+        stage.host.run(for: .seconds(2))
+        #expect(stage.counter(volume, "dirty_blocks") == 1)
+        #expect(stage.backing.peekDurable(0, 8) == LogStage.block(1, 3) + LogStage.block(99, 2) + LogStage.block(1, 3))
+        for i in UInt64(1)..<30 { #expect(stage.backing.peekDurable(i * 16, 8) == LogStage.block(UInt8(i + 1))) }
+        #expect(stage.host.statusText(volume).first?.contains("drain_left 0") == true)
+    }
+
+    @Test func neighboursAreWrittenBackTogether() throws {
+        let stage = try LogStage(slots: 8)
+        let volume = try stage.open()
+        for i in [5, 2, 7, 1, 6, 3, 0, 4] as [UInt64] { #expect(stage.host.write(volume, i * 8, LogStage.block(UInt8(i + 1))).isOK) }
+        try stage.host.message(volume, "drop_caches")
+        stage.host.run(for: .seconds(2))
+        #expect(stage.backing.sent[Int(Operation.write.rawValue)] == 1)
+        #expect(stage.backing.peekDurable(0, 64) == (0..<8).flatMap { LogStage.block(UInt8($0 + 1)) })
+    }
+
+    @Test func manyFlushesShareASegmentAndACommit() throws {
+        let stage = try LogStage(slots: 6)
+        let volume = try stage.open()
+        for i in UInt64(0)..<5 {
+            #expect(stage.host.write(volume, i * 8, LogStage.block(UInt8(i + 1))).isOK)
+            #expect(stage.host.flush(volume).isOK)
+        }
+        #expect(stage.counter(volume, "segments") == 1)
+        let before = stage.counter(volume, "commits")
+        let tokens = (0..<32).map {
+            stage.host.submit(.write, to: volume, UInt64($0) * 8, data: LogStage.block(UInt8($0 + 1)), flags: .fua)
+        }
+        stage.host.run { tokens.allSatisfy { stage.host.status(of: $0) != nil } }
+        #expect(tokens.allSatisfy { stage.host.status(of: $0)?.isOK ?? false })
+        #expect(stage.counter(volume, "commits") - before <= 3)
+    }
+
+    @Test func discardIsDeterministicAfterACrash() throws {
+        let stage = try LogStage()
+        var volume = try stage.open()
+        #expect(stage.host.write(volume, 0, LogStage.block(1)).isOK && stage.host.flush(volume).isOK)
+        #expect(stage.host.discard(volume, 0, 32).isOK && stage.host.flush(volume).isOK)
+        stage.host.crash(seed: 1)
+        volume = try stage.open()
+        #expect(stage.host.read(volume, 0, 8) == LogStage.block(0))
+    }
+
+    // MARK: Refusals; nothing is written
+
+    static func refusal(_ stage: LogStage, _ words: String = "") -> String? {
+        let before = stage.fast.sent[Int(Operation.write.rawValue)]
+        do throws(TargetError) {
+            try stage.host.create("v", "0 \(LogStage.sectors) writeboost a b \(words)")
+            return nil
+        } catch {
+            #expect(stage.fast.sent[Int(Operation.write.rawValue)] == before, "something was written")
+            return error.text
+        }
+    }
+
+    @Test func strangersAreRefused() throws {
+        let empty = try LogStage()
+        empty.fast.poke(0, LogStage.block(0, 72))
+        empty.fast.poke(128, LogStage.block(0, 72))
+        #expect(Self.refusal(empty) == "writeboost: the cache device is no writeboost cache")
+        let other = try LogStage()
+        var superblock = try other.superblock
+        superblock.backings[0]?.name = "c"
+        other.put(superblock)
+        #expect(Self.refusal(other)?.contains("belongs to another backing device") == true)
+        let larger = try LogStage()
+        superblock = try larger.superblock
+        superblock.backings[0]?.sectors += 8
+        larger.put(superblock)
+        #expect(Self.refusal(larger)?.contains("belongs to a backing of 4104 sectors") == true)
+        let dirty = try LogStage()
+        dirty.host.records["a"] = BackingRecord(cache: "another", dirty: true, writtenAlone: false)
+        #expect(Self.refusal(dirty)?.contains("newest data may be in the cache another") == true)
+    }
+
+    @Test func aBackingThatWasChangedIsRefusedWhileThereIsDirtyData() throws {
+        let stage = try LogStage()
+        let volume = try stage.open()
+        #expect(stage.host.write(volume, 80, LogStage.block(1)).isOK)
+        try stage.host.remove(volume)
+        #expect(try stage.superblock.mayBeDirty && stage.superblock.state == .clean)
+        stage.backing.poke(0, LogStage.block(9, 1))
+        #expect(Self.refusal(stage)?.contains("the backing was changed without its cache") == true)
+    }
+
+    @Test func damageInTheMiddleIsRefusedAndDamageBehindTheTailIsNot() throws {
+        func prepared(drain: Bool) throws -> LogStage {
+            let stage = try LogStage()
+            let volume = try stage.open()
+            for i in UInt64(0)..<40 { #expect(stage.host.write(volume, i * 8, LogStage.block(UInt8(i + 1))).isOK) }
+            if drain {
+                try stage.host.message(volume, "drop_caches")
+                stage.host.run(for: .seconds(2))
+            }
+            #expect(stage.host.flush(volume).isOK)
+            // The header behind a flush says that it has happened.
+            #expect(stage.host.write(volume, 800, LogStage.block(1)).isOK && stage.host.flush(volume).isOK)
+            stage.host.crash(seed: 5)
+            stage.fast.rot(2048, bit: 77)
+            return stage
+        }
+        #expect(Self.refusal(try prepared(drain: false))?.contains("the cache's log is damaged") == true)
+        #expect(Self.refusal(try prepared(drain: true)) == nil)
+    }
+
+    @Test(arguments: [
+        ("3 writeback_threshold 1", "Invalid optional argc"), ("2 writeback_threshold", "Invalid optional argc"),
+        ("16 writeback_threshold 1", "Invalid optional argc"), ("2 writeback_threshold 101", "Invalid writeback_threshold"),
+        ("2 nr_max_batched_writeback 0", "Invalid nr_max_batched_writeback"), ("2 nonsense 1", "Invalid optional key"),
+        ("x", "Invalid optional argc"),
+    ])
+    func badOptions(words: String, text: String) throws {
+        #expect(Self.refusal(try LogStage(), words) == "writeboost: \(text)")
+    }
+
+    // MARK: Failing devices
+
+    @Test func aDeadBackingFailsWritersWhenTheRingIsFull() throws {
+        let stage = try LogStage()
+        let volume = try stage.open()
+        stage.backing.faults = [.init(.error(.io), .write)]
+        var failed = 0
+        for i in UInt64(0)..<200 where !stage.host.write(volume, i * 8, LogStage.block(UInt8(i & 127))).isOK { failed += 1 }
+        #expect(failed > 0 && failed < 200)
+        #expect(stage.host.statusText(volume).first?.contains("state writeback_failing") == true)
+        #expect(stage.host.read(volume, 8, 8) == LogStage.block(1))
+        stage.backing.faults = []
+        stage.host.run(for: .seconds(30))
+        #expect(stage.host.write(volume, 0, LogStage.block(5)).isOK && stage.host.flush(volume).isOK)
+    }
+
+    @Test func rottenDataInTheLogIsAnErrorAndNeverReachesTheBacking() throws {
+        let stage = try LogStage()
+        let volume = try stage.open()
+        for i in UInt64(0)..<15 { #expect(stage.host.write(volume, i * 8, LogStage.block(UInt8(i + 1))).isOK) }
+        #expect(stage.host.write(volume, 800, LogStage.block(1)).isOK && stage.host.flush(volume).isOK)
+        stage.fast.rot(2048 + 8 * 3, bit: 3)
+        #expect(stage.host.read(volume, 16, 8) == nil)
+        try stage.host.message(volume, "drop_caches")
+        stage.host.run(for: .seconds(3))
+        #expect(stage.backing.peek(16, 8) == LogStage.block(0))
+        #expect(stage.counter(volume, "bad_checksums") > 1)
+    }
+
+    // MARK: Words
+
+    @Test func statusTableAndMessages() throws {
+        let stage = try LogStage(kernel: true)
+        let volume = try stage.open("4 WriteBack_Threshold 70 nr_max_batched_writeback 8")
+        #expect(stage.host.write(volume, 0, LogStage.block(1)).isOK)
+        let words = try #require(stage.host.statusText(volume).first).split(separator: " ").dropFirst(3).map(String.init)
+        #expect(Array(words[..<7]) == ["1", "762", "6", "1", "0", "0", "1"])
+        #expect(words[7 + 9] == "1" && words[24] == "10")
+        #expect(
+            Array(words[25..<35]).joined(separator: " ")
+                == "writeback_threshold 70 nr_cur_batched_writeback 0 sync_data_interval 0 update_sb_record_interval 0 read_cache_threshold 0"
+        )
+        #expect(stage.host.tableText(volume) == ["0 4096 writeboost 8:0 8:16 4 WriteBack_Threshold 70 nr_max_batched_writeback 8"])
+        try stage.host.message(volume, "writeback_threshold 20")
+        try stage.host.message(volume, "clear_stat")
+        #expect(stage.host.statusText(volume).first?.contains("writeback_threshold 20") == true)
+        #expect(throws: TargetError.self) { try stage.host.message(volume, "write_around_mode 1") }
+        #expect(throws: TargetError.self) { try stage.host.message(volume, "nonsense") }
+    }
+}
