@@ -10,7 +10,8 @@ public final class LowerDevice {
     }
 
     struct Holder {
-        let volume: Volume
+        /// Not owned, for its table owns the device; it lets go before it ends.
+        unowned let volume: Volume
         var exclusive: Int
         var shared: Int
     }
