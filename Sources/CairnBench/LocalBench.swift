@@ -1,4 +1,4 @@
-package import CairnCore
+import CairnCore
 package import CairnEngine
 import CairnIO
 package import CairnService
