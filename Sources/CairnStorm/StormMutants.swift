@@ -14,6 +14,8 @@
             // Dirty sectors are not their matter.
             case .noDoubtMark, .rangeBeforeMark, .populateRace, .failedCopyBelieved, .epochIgnored, .oneSuperblock:
                 StormMutant(mutant: mutant, targets: ["ssdcache-writethrough", "ssdcache-readcache", "ssdcache-modes"])
+            // Needs two blocks in one slot and a crash at the right moment: found by crashes at every point (Tests/mutants.sh).
+            case .formerForgotten: StormMutant(mutant: mutant, targets: [])
             // The engine's own.
             case .flushCoversLater, .failedFlushRetried:
                 StormMutant(mutant: mutant, targets: ["linear", "ssdcache-writeback", "striped"])
