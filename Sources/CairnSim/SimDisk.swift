@@ -94,28 +94,47 @@ package final class SimDisk {
     /// What is certain to survive a crash that keeps nothing volatile.
     package func peekDurable(_ sector: UInt64, _ count: UInt64 = 1) -> [UInt8] { bytes(durable, sector, count) }
     /// Somebody else writes to the disk, durably, while no operation is on these sectors.
-    package func poke(_ sector: UInt64, _ bytes: [UInt8]) { write(bytes, sector, durableAtOnce: true) }
+    package func poke(_ sector: UInt64, _ bytes: [UInt8]) {
+        bytes.withUnsafeBytes { write($0, sector, durableAtOnce: true) }
+    }
     package var unflushedSectors: Int { unflushed.count }
 
     private func bytes(_ pages: [UInt64: [UInt8]], _ sector: UInt64, _ count: UInt64) -> [UInt8] {
-        var result: [UInt8] = []
-        result.reserveCapacity(Int(count) * 512)
-        for s in sector..<sector + count {
-            let from = Int(s % 8) * 512
-            if let page = pages[s / 8] { result += page[from..<from + 512] } else { result += repeatElement(0, count: 512) }
+        [UInt8](unsafeUninitializedCapacity: Int(count) * 512) { bytes, used in
+            Self.copy(pages, sector, into: UnsafeMutableRawBufferPointer(bytes))
+            used = Int(count) * 512
         }
-        return result
     }
 
-    private static func put(_ bytes: ArraySlice<UInt8>, _ sector: UInt64, in pages: inout [UInt64: [UInt8]]) {
+    /// As many sectors as `memory` has room for, a page at a time.
+    private static func copy(_ pages: [UInt64: [UInt8]], _ sector: UInt64, into memory: UnsafeMutableRawBufferPointer) {
+        var done = 0
+        while done < memory.count {
+            let s = sector + UInt64(done / 512), from = Int(s % 8) * 512, length = min(pageSize - from, memory.count - done)
+            let part = UnsafeMutableRawBufferPointer(rebasing: memory[done..<done + length])
+            if let page = pages[s / 8] {
+                page.withUnsafeBytes { part.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[from..<from + length])) }
+            } else {
+                _ = part.initializeMemory(as: UInt8.self, repeating: 0)
+            }
+            done += length
+        }
+    }
+
+    private static func put(_ bytes: UnsafeRawBufferPointer, _ sector: UInt64, in pages: inout [UInt64: [UInt8]]) {
         let from = Int(sector % 8) * 512
-        pages[sector / 8, default: [UInt8](repeating: 0, count: pageSize)].replaceSubrange(from..<from + 512, with: bytes)
+        pages[sector / 8, default: [UInt8](repeating: 0, count: pageSize)].withUnsafeMutableBytes {
+            UnsafeMutableRawBufferPointer(rebasing: $0[from..<from + bytes.count]).copyMemory(from: bytes)
+        }
+    }
+    private static func put(_ version: Version, _ sector: UInt64, in pages: inout [UInt64: [UInt8]]) {
+        version.bytes.withUnsafeBytes { put($0, sector, in: &pages) }
     }
 
-    private func write(_ data: [UInt8], _ sector: UInt64, durableAtOnce: Bool) {
+    private func write(_ data: UnsafeRawBufferPointer, _ sector: UInt64, durableAtOnce: Bool) {
         sequence += 1
         for i in 0..<UInt64(data.count / 512) {
-            let bytes = data[Int(i) * 512..<Int(i + 1) * 512]
+            let bytes = UnsafeRawBufferPointer(rebasing: data[Int(i) * 512..<Int(i + 1) * 512])
             Self.put(bytes, sector + i, in: &current)
             if durableAtOnce || !limits.volatileCache {
                 Self.put(bytes, sector + i, in: &durable)
@@ -159,7 +178,7 @@ package final class SimDisk {
         let sector = UInt64(bitPattern: Int64(bitPattern: operation.offset.sectors.count) &+ away), count = operation.length.sectors.count
         let block = UInt64(limits.logicalBlock)
         if operation.offset.count % block != 0 || operation.length.count % block != 0 { return .invalid }
-        if sector + count > size.count { return .io }
+        if sector > size.count || count > size.count - sector { return .io }
         if operation.operation == .flush {
             endFlush(covered, saved: failing == nil)
             return failing ?? .ok
@@ -168,14 +187,15 @@ package final class SimDisk {
         switch operation.operation {
         case .read:
             guard let memory = operation.memory else { return .invalid }
-            memory.copyMemory(from: peek(sector, count), byteCount: Int(operation.length.count))
+            Self.copy(current, sector, into: UnsafeMutableRawBufferPointer(start: memory, count: Int(operation.length.count)))
         case .write:
             guard let memory = operation.memory else { return .invalid }
-            let data = Array(UnsafeRawBufferPointer(start: memory, count: Int(operation.length.count)))
-            write(data, sector, durableAtOnce: operation.flags.contains(.fua))
+            write(
+                UnsafeRawBufferPointer(start: memory, count: Int(operation.length.count)), sector,
+                durableAtOnce: operation.flags.contains(.fua))
         case .discard, .writeZeroes:
             let zeroes = [UInt8](repeating: 0, count: Int(operation.length.count))
-            write(zeroes, sector, durableAtOnce: operation.flags.contains(.fua))
+            zeroes.withUnsafeBytes { write($0, sector, durableAtOnce: operation.flags.contains(.fua)) }
         case .flush: break
         }
         return .ok
@@ -186,7 +206,7 @@ package final class SimDisk {
         if !saved { lostFlush = true }
         for (sector, versions) in unflushed {  // their order makes no difference
             if saved, let last = versions.last(where: { $0.sequence <= covered }) {
-                Self.put(last.bytes[...], sector, in: &durable)
+                Self.put(last, sector, in: &durable)
             }
             let rest = versions.filter { $0.sequence > covered }
             unflushed[sector] = rest.isEmpty ? nil : rest
@@ -207,11 +227,11 @@ package final class SimDisk {
                     let choice = Int(random.below(UInt64(all.count) + 1))
                     cut = choice == 0 ? 0 : all[choice - 1]
                 }
-                if let kept = versions.last(where: { $0.sequence <= cut }) { Self.put(kept.bytes[...], sector, in: &durable) }
+                if let kept = versions.last(where: { $0.sequence <= cut }) { Self.put(kept, sector, in: &durable) }
                 continue
             }
             let choice = Int(random.below(UInt64(versions.count) + 1))
-            if choice > 0 { Self.put(versions[choice - 1].bytes[...], sector, in: &durable) }
+            if choice > 0 { Self.put(versions[choice - 1], sector, in: &durable) }
         }
         unflushed.removeAll()
         current = durable
@@ -226,15 +246,15 @@ package final class SimDisk {
             bytes[bit / 8 % 512] ^= 1 << (bit % 8)
             return bytes
         }
-        Self.put(flip(peek(sector))[...], sector, in: &current)
-        Self.put(flip(peekDurable(sector))[...], sector, in: &durable)
+        flip(peek(sector)).withUnsafeBytes { Self.put($0, sector, in: &current) }
+        flip(peekDurable(sector)).withUnsafeBytes { Self.put($0, sector, in: &durable) }
         unflushed[sector] = unflushed[sector]?.map { Version(sequence: $0.sequence, bytes: flip($0.bytes)) }
     }
 
     /// A write that was under way in a crash: any of its sectors may have arrived.
     func tear(_ operation: DeviceOperation, _ random: inout SimRandom) {
         guard operation.operation == .write, let memory = operation.memory else { return }
-        let data = Array(UnsafeRawBufferPointer(start: memory, count: Int(operation.length.count)))
+        let data = UnsafeRawBufferPointer(start: memory, count: Int(operation.length.count))
         let sector = operation.offset.sectors.count
         var unit = UInt64.max, arrives = false
         for i in 0..<UInt64(data.count / 512) where sector + i < size.count {
@@ -242,7 +262,9 @@ package final class SimDisk {
                 unit = (sector + i) / atomicSectors
                 arrives = random.below(2) == 1
             }
-            if arrives { write(Array(data[Int(i) * 512..<Int(i + 1) * 512]), sector + i, durableAtOnce: false) }
+            if arrives {
+                write(UnsafeRawBufferPointer(rebasing: data[Int(i) * 512..<Int(i + 1) * 512]), sector + i, durableAtOnce: false)
+            }
         }
     }
 }

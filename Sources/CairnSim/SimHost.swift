@@ -288,7 +288,7 @@ package final class SimHost {
             if operation == .write {
                 arena.bytes(buffer).copyBytes(from: data)
             } else {
-                for i in arena.bytes(buffer).indices { arena.bytes(buffer)[i] = 0xEE }
+                _ = arena.bytes(buffer).initializeMemory(as: UInt8.self, repeating: 0xEE)
             }
         }
         requests[token] = ClientRequest(buffer: buffer, isRead: operation == .read)

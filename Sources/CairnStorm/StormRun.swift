@@ -33,6 +33,8 @@ final class StormRun {
 
     let target: StormTarget
     let host: SimHost
+    /// Of each table's volume.
+    private let lengths: [UInt64]
     private var judge = StormJudge(sectors: StormTarget.sectors)
     private var flights: [Flight] = []
     private var volume: Volume?
@@ -51,6 +53,7 @@ final class StormRun {
     init(_ target: StormTarget, seed: UInt64, atomic: UInt64, watch: UInt64? = nil) {
         self.target = target
         self.watch = watch
+        lengths = target.tables.indices.map(target.length)
         outcome.seed = seed
         host = SimHost(types: allTargets, seed: seed, arenaBytes: 4 << 20)
         target.makeDisks(host, atomic: atomic)
@@ -141,7 +144,7 @@ final class StormRun {
         case .rot, .grow, .another, .blind: break  // between an end and a recovery, see `run`
         case .reload(let index):
             // Requests behind a new end fail, as they should.
-            if target.length(index) < target.length(tableIndex) { quiet() }
+            if lengths[index] < lengths[tableIndex] { quiet() }
             if outcome.violation != nil { return }
             control("reload of table \(index)") { [target] () throws(TargetError) in
                 try self.host.reload(volume, target.tables[index])
@@ -161,7 +164,7 @@ final class StormRun {
 
     // MARK: Requests
 
-    private var length: UInt64 { target.length(tableIndex) }
+    private var length: UInt64 { lengths[tableIndex] }
 
     private func send(_ operation: Operation, _ volume: Volume, _ range: Range<UInt64>, _ kind: Flight.Kind) {
         if range.upperBound > length { return }
@@ -305,7 +308,7 @@ final class StormRun {
             again = steps
         }
         volume = nil
-        states = [:]
+        states = []
         flights.removeAll()
         judge.forget()
         judge.stopped()
@@ -433,15 +436,18 @@ final class StormRun {
     /// Which states the targets are in, and which followed which.
     private func observe() {
         for target in volume?.live?.targets ?? [] {
-            for machine in target.machines() {
-                let name = "\(machine.machine)", now = "\(machine.state)"
-                if let before = states[name], before != now { outcome.transitions.insert("\(name) \(before) → \(now)") }
-                states[name] = now
-                outcome.states.insert("\(name) \(now)")
+            for (i, machine) in target.machines().enumerated() {
+                if i == states.count { states.append("") }
+                let before = states[i], now = machine.state
+                if before == now { continue }
+                if !before.isEmpty { outcome.transitions.insert("\(machine.machine) \(before) → \(now)") }
+                states[i] = now
+                outcome.states.insert("\(machine.machine) \(now)")
             }
         }
     }
-    private var states: [String: String] = [:]
+    /// The state of each machine when it was last looked at.
+    private var states: [String] = []
 
     private func gatherCoverage() {
         for target in volume?.live?.targets ?? [] {

@@ -9,7 +9,7 @@ import CairnFormats
 /// entries do not know: a crash before leaves them true, after it the next opening drops them all. When the record fails, too, the
 /// write fails, and nothing has changed. With dirty sectors there is no carrying on: only the cache has them. When there were some,
 /// the cache may still call them dirty; that they reached the backing is made durable first (its flush), and then recorded, too.
-enum SSDCacheAlone { case flushing, recording, yes }
+enum SSDCacheAlone: String { case flushing, recording, yes }
 
 extension SSDCacheTarget {
     /// A mark has failed. True: the waiter is answered later.

@@ -5,7 +5,7 @@ import CairnFormats
 /// postsuspend: let background operations end, commit every page, look at the backing, write "clean" twice. Dirty sectors may
 /// stay; the superblock and the record beside the backing say so.
 struct SSDCacheClosing {
-    enum Step { case committing, facts, identity, updating }
+    enum Step: String { case committing, facts, identity, updating }
     var step = Step.committing
     var pending = 0
     var failed = false

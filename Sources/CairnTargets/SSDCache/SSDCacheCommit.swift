@@ -34,7 +34,7 @@ struct SSDCacheMarkRound {
 }
 
 struct SSDCacheCommit {
-    enum Step { case flushing, writingPages, flushingPages, clearing }
+    enum Step: String { case flushing, writingPages, flushingPages, clearing }
     struct Item {
         let page: Int
         let changes: UInt32

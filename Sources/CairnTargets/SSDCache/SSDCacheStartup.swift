@@ -5,7 +5,7 @@ import CairnFormats
 /// Open and preresume: the superblocks, the backing's identity, the doubt bitmap, the entry table. Open reads the
 /// superblocks only and writes nothing; preresume reads everything anew, for the old table may have changed it.
 struct SSDCacheStartup {
-    enum Step { case superblocks, growing, identity, closeFacts, bitmap, table, updating, marking }
+    enum Step: String { case superblocks, growing, identity, closeFacts, bitmap, table, updating, marking }
     let resuming: Bool
     var step = Step.superblocks
     var pending = 0

@@ -9,7 +9,7 @@ import CairnFormats
 struct SSDCacheSuperblockUpdate {
     /// `inherit`: a table goes on from memory whose settings the disk does not know; what the superblock said before.
     enum Purpose { case start, growth, close, mode(SSDCacheSettings.Mode), inherit(SSDCacheSuperblock) }
-    enum Step { case writeFirst, flushFirst, writeSecond, flushSecond, recording }
+    enum Step: String { case writeFirst, flushFirst, writeSecond, flushSecond, recording }
     let purpose: Purpose
     var step = Step.writeFirst
 }
