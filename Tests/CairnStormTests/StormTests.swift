@@ -32,6 +32,8 @@ struct StormTests {
         ("a failed tail record was retried over the one that counted", "writeboost", 84),
         ("recovery forgot the oldest segment of a full ring", "writeboost", 409),
         ("a discard whose mark failed asked the failed backing for ever", "ssdcache-modes", 339),
+        ("what a killed engine wrote and nothing flushed was copied as the backing's", "ssdcache-modes", 869),
+        ("a block given up by a discard was dirty in two slots after a crash", "ssdcache-blocks", 607),
         ("headers zeroed in any order left an older copy alone", "writeboost-kernel", 4),
     ]
     @Test("found by a storm", arguments: found.indices)

@@ -325,6 +325,7 @@ extension SSDCacheTarget {
             if content & 2 != 0 { flags |= mine }
             if content & 2 != 0 || flags & others != 0 { isDirty = true }
             slots.flags[base + i] = flags
+            slots.freeIfEmpty(base + i)
         }
         pages[item.page].written[Int(item.copy)] = item.changes
         return isDirty && !mutated(.olderCopyForgotten) && pages[item.page].written[1 - Int(item.copy)] != item.changes

@@ -24,6 +24,13 @@ struct SSDCacheFlush {
 struct SSDCacheDurability {
     private var written: UInt64 = 0
     private var durable: UInt64 = 0
+    /// Of a device that is opened: an engine that was killed may have written what no flush has covered. It is read, it may be copied,
+    /// and it would go at a power loss.
+    static var unknown: SSDCacheDurability {
+        var durability = SSDCacheDurability()
+        durability.wrote()
+        return durability
+    }
     var isDurable: Bool { written == durable }
     /// What a flush submitted now will cover.
     var mark: UInt64 { written }

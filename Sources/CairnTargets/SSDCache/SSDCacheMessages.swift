@@ -103,7 +103,7 @@ extension SSDCacheTarget {
             if low >= high { continue }
             slots.clearClean(slot, Int(low - start), Int(high - low))
             changed(slot)
-            if slots.isEmpty(slot) { slots.free(slot) }
+            slots.freeIfEmpty(slot)
         }
         armCommit(now, &actions)
     }

@@ -482,7 +482,7 @@ extension SSDCacheTarget {
         answer(op, status, now, &actions)
         slots.replacement.hit(slot)
         slots.references[slot] -= 1
-        if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
+        slots.freeIfEmpty(slot)
         finish(id, now, &actions)
         armCleaner(now, &actions)
         if closing == nil { pumpCleaner(now, &actions) }
@@ -495,7 +495,7 @@ extension SSDCacheTarget {
         if op.isWrite { slots.replacement.hit(slot) }
         changed(slot)
         slots.references[slot] -= 1
-        if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
+        slots.freeIfEmpty(slot)
         armCommit(now, &actions)
         finish(id, now, &actions)
     }

@@ -46,7 +46,7 @@ extension SSDCacheTarget {
             // What only the cache has is given up when the backing has done its part.
             slots.clearClean(slot, Int(low - block * size), Int(high - low))
             changed(slot)
-            if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
+            slots.freeIfEmpty(slot)
         }
         return mark
     }
@@ -60,7 +60,7 @@ extension SSDCacheTarget {
             let low = max(first, block * size), high = min(end, (block + 1) * size)
             slots.clear(slot, Int(low - block * size), Int(high - low))
             changed(slot)
-            if slots.references[slot] == 0 && slots.isEmpty(slot) { slots.free(slot) }
+            slots.freeIfEmpty(slot)
         }
     }
 

@@ -100,6 +100,13 @@ final class SSDCacheSlots {
         clear(slot, 0, words * 64)
     }
 
+    /// An entry without a sector goes, unless somebody works on it or a copy of its page still calls it dirty. Then it stays its
+    /// block's: in another slot the block could become dirty once more, and after a crash nobody could tell which of the two is newer.
+    func freeIfEmpty(_ slot: Int) {
+        if keys[slot] == 0 || references[slot] > 0 || !isEmpty(slot) || flags[slot] & Self.dirtyInAnyCopy != 0 { return }
+        free(slot)
+    }
+
     private func noteFormer(_ slot: Int) {
         if flags[slot] & Self.cleanOnDisk != 0 && !mutated(.formerForgotten) { flags[slot] |= Self.formerOnDisk }
     }

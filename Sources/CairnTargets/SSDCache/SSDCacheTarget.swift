@@ -99,8 +99,8 @@ package final class SSDCacheTarget: Target {
     var flushMarks: [(token: UInt64, mark: UInt64)] = []
     var needPages: [Int] = []
     var needClock: UInt64 = 1
-    var backingWrites = SSDCacheDurability()
-    var cacheWrites = SSDCacheDurability()
+    var backingWrites = SSDCacheDurability.unknown
+    var cacheWrites = SSDCacheDurability.unknown
     /// The backing was opened for writing without this cache: believe nothing at the next start.
     var distrust: Bool
     var commitArmed = false
