@@ -49,7 +49,8 @@ package struct WriteboostBackingVerdict {
             if let record = found.record { judge(record, s.uuidText, at + 1, mayBeDirty: s.mayBeDirty) }
             if let now = found.closeFacts, let then = known.closeFacts, s.state == .clean, now != then {
                 changed(
-                    "its content or its time of modification is not what it was when the cache was closed", at + 1, mayBeDirty: s.mayBeDirty)
+                    "its content or its time of modification is not what it was when the cache was closed", at + 1, mayBeDirty: s.mayBeDirty
+                )
             }
         }
     }

@@ -155,7 +155,8 @@ extension WriteboostSurvey {
             if a.uuid != b.uuid || a.layout != b.layout {
                 say(
                     .problem(
-                        .superblock, "the superblocks describe different caches, \(a.uuidText) and \(b.uuidText); \(newer) is the newer one",
+                        .superblock,
+                        "the superblocks describe different caches, \(a.uuidText) and \(b.uuidText); \(newer) is the newer one",
                         "copy the device before it is used"))
             } else {
                 say(.note(.superblock, "superblock \(older) is older than \(newer): the last change of them was interrupted", ""))

@@ -141,7 +141,8 @@ extension WriteboostVerb {
         let survey = WriteboostSurvey(try image(cache), readsAll: false) { _ in }
         try survey.run { _, _ in true }
         if survey.summary.dirtyBlocks > 0 || survey.isRefused {
-            throw TargetError("\(look.name) has become dirty meanwhile", status: .busy, hint: "somebody else uses it; nothing was formatted")
+            throw TargetError(
+                "\(look.name) has become dirty meanwhile", status: .busy, hint: "somebody else uses it; nothing was formatted")
         }
         let backing = Backing(try FormatCacheVerb.open(backingWord, writable: false))
         var own = arguments

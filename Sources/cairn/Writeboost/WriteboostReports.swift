@@ -86,7 +86,8 @@ extension WriteboostVerb {
                 out.add(
                     (first ? "" : ",")
                         + JSON.dictionary([
-                            "slot": .count(slot), "segment": .count(header.id), "state": .string(stateName(state)), "blocks": .array(blocks),
+                            "slot": .count(slot), "segment": .count(header.id), "state": .string(stateName(state)),
+                            "blocks": .array(blocks),
                         ]).text)
             } else {
                 out.add("segment \(header.id) slot \(slot) blocks \(list.count) \(stateName(state))\n")
