@@ -75,6 +75,10 @@ package enum Mutant: CaseIterable, Sendable {
     case readCacheDuringChange
     /// A write around the log leaves a dirty copy that recovery brings back.
     case aroundLeavesLog
+    /// What went to the backing itself is not flushed there.
+    case rangeNotFlushed
+    /// A clean copy in the log counts after a crash.
+    case cleanCopyBelieved
 
     #if MUTANTS
         /// Set once, before any storm begins, by the one thread there is then.

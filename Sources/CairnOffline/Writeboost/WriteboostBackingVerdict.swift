@@ -7,10 +7,10 @@ package struct WriteboostBackingVerdict {
     package struct Facts {
         /// Of a device that was given with --backing.
         package var identity: DeviceIdentity?
-        package var closeFacts: WriteboostSuperblock.CloseFacts?
+        package var closeFacts: CloseFacts?
         package var record: BackingRecord?
         package init(
-            identity: DeviceIdentity? = nil, closeFacts: WriteboostSuperblock.CloseFacts? = nil, record: BackingRecord? = nil
+            identity: DeviceIdentity? = nil, closeFacts: CloseFacts? = nil, record: BackingRecord? = nil
         ) {
             self.identity = identity
             self.closeFacts = closeFacts

@@ -217,7 +217,7 @@ extension WriteboostCache {
     func gatherDone(_ number: Int, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         back.ended(now)
         // Only now: a flush covers what had ended when it was sent.
-        backings[gathers[number].backing]?.touched = true
+        if !mutated(.rangeNotFlushed) { backings[gathers[number].backing]?.touched = true }
         finishGather(number, status, &actions)
     }
     func finishGather(_ number: Int, _ status: IOStatus, _ actions: inout ActionList) {

@@ -126,7 +126,7 @@ enum WriteboostVerb {
     }
 
     /// As the running target takes them when it closes.
-    private static func closeFacts(_ device: borrowing OpenedDevice, _ end: UInt64) throws(TargetError) -> WriteboostSuperblock.CloseFacts {
+    private static func closeFacts(_ device: borrowing OpenedDevice, _ end: UInt64) throws(TargetError) -> CloseFacts {
         let size = min(device.facts.size.bytes.count, end), length = min(size, 1 << 20)
         let memory = AlignedMemory(Int(length))
         var sums: [UInt32] = []
