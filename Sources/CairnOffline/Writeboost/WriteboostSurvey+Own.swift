@@ -21,7 +21,7 @@ extension WriteboostSurvey {
             if slot % 256 == 255 && !progress(slot, total) { throw .interrupted }
         }
         var chain = WriteboostChain(headers, tail: image.tail, superblock)
-        if let beyond = chain.beyond, let bytes = read(memory, Int(image.slotBytes), slot: image.slot(of: beyond)) {
+        if let bytes = read(memory, Int(image.slotBytes), slot: image.slot(of: chain.beyond)) {
             chain.learn(bytes, superblock)
         }
         var last: WriteboostSegment.Header?
