@@ -1,4 +1,4 @@
-package import CairnCore
+import CairnCore
 
 /// Which segments of our own format count, and in which order, from the summaries alone. The data of parts that are not known to
 /// be durable is verified afterwards by whoever has the device (`WriteboostSegment.Header.durable`).

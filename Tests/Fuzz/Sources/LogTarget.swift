@@ -142,7 +142,7 @@ struct LogTarget: FuzzTarget {
             var bytes = [UInt8](repeating: 0, count: WriteboostSuperblock.size)
             bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
             own.replaceSubrange(16..<16 + 8192, with: bytes[..<8192])
-            let data = crc32c(of: [UInt8](repeating: 0, count: 4096))
+            let data = [UInt8](repeating: 0, count: 4096).withUnsafeBytes { crc32c($0) }
             func put(_ block: Int, _ header: WriteboostSegment.Header) {
                 var bytes = [UInt8](repeating: 0, count: 4096)
                 bytes.withUnsafeMutableBytes { raw in
@@ -178,5 +178,4 @@ struct LogTarget: FuzzTarget {
         }
         return [("own", own), ("kernel", kernel)]
     }
-    private func crc32c(of bytes: [UInt8]) -> UInt32 { bytes.withUnsafeBytes { CairnCore.crc32c($0) } }
 }
