@@ -68,6 +68,18 @@ package enum Mutant: CaseIterable, Sendable {
     /// A table that goes on from memory believes that its pages are on disk.
     case heldPagesForgotten
 
+    // writeboost
+    /// A write leaves the cell of a block that is being read: the older content gets into the log as clean.
+    case readCacheNotCancelled
+    /// A block may be kept that is read while a change of the backing is under way.
+    case readCacheDuringChange
+    /// A write around the log leaves a dirty copy that recovery brings back.
+    case aroundLeavesLog
+    /// What went to the backing itself is not flushed there.
+    case rangeNotFlushed
+    /// A clean copy in the log counts after a crash.
+    case cleanCopyBelieved
+
     #if MUTANTS
         /// Set once, before any storm begins, by the one thread there is then.
         nonisolated(unsafe) package static var active: Mutant?

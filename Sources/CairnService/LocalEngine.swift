@@ -25,13 +25,13 @@ package final class LocalEngine {
     private var results: [UInt64: ControlResult] = [:]
     private var nextTicket: UInt64 = 1
 
-    package init(io choice: IOHost.Choice, memory: Int, state: StateDirectory?) throws(SystemError) {
+    package init(io choice: IOHost.Choice, memory: Int, state: StateDirectory?, maximumVolumes: Int = 1) throws(SystemError) {
         io = try IOHost.make(choice)
         poller = try Poller()
         timer = try Timer()
         for descriptor in io.pollDescriptors { try poller.add(descriptor, tag: 0) }
         try poller.add(timer.pollDescriptor, tag: 0)
-        engine = Engine(types: allTargets, arena: BufferArena(bytes: memory), seed: randomSeed(), maximumVolumes: 1)
+        engine = Engine(types: allTargets, arena: BufferArena(bytes: memory), seed: randomSeed(), maximumVolumes: maximumVolumes)
         self.state = state
     }
 

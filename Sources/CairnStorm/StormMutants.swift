@@ -16,6 +16,8 @@
                 StormMutant(mutant: mutant, targets: ["ssdcache-writethrough", "ssdcache-readcache", "ssdcache-modes"])
             // Needs two blocks in one slot and a crash at the right moment: found by crashes at every point (Tests/mutants.sh).
             case .formerForgotten: StormMutant(mutant: mutant, targets: [])
+            case .readCacheNotCancelled, .readCacheDuringChange, .aroundLeavesLog, .rangeNotFlushed, .cleanCopyBelieved:
+                StormMutant(mutant: mutant, targets: ["writeboost-around", "writeboost-read", "writeboost-kernel-read"])
             // The engine's own.
             case .flushCoversLater, .failedFlushRetried:
                 StormMutant(mutant: mutant, targets: ["linear", "ssdcache-writeback", "striped"])

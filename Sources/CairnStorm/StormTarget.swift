@@ -30,6 +30,20 @@ package struct StormTarget: Sendable {
         cache("ssdcache-assoc", ["writethrough", "writethrough assoc 0", "readcache assoc 1"], blockSectors: 1, buckets: 16),
         log("writeboost", .writeboost, ["2 writeback_threshold 0", "2 writeback_threshold 100", "2 nr_max_batched_writeback 1"]),
         log("writeboost-kernel", .writeboostKernel, ["2 writeback_threshold 0", "4 writeback_threshold 100 update_sb_record_interval 1"]),
+        // Blocks that were read are kept; few cells, so that they fill often.
+        log(
+            "writeboost-read", .writeboost,
+            ["4 read_cache_threshold 127 nr_read_cache_cells 4", "6 writeback_threshold 100 read_cache_threshold 3 nr_read_cache_cells 1"]),
+        log(
+            "writeboost-kernel-read", .writeboostKernel,
+            ["4 read_cache_threshold 127 nr_read_cache_cells 4", "6 writeback_threshold 100 read_cache_threshold 3 nr_read_cache_cells 1"]),
+        // Writes go around the log, or through it: what one left the other finds.
+        log(
+            "writeboost-around", .writeboost,
+            ["6 write_around_mode 1 read_cache_threshold 127 nr_read_cache_cells 4", "2 writeback_threshold 0", "2 write_around_mode 1"]),
+        log(
+            "writeboost-kernel-around", .writeboostKernel,
+            ["6 write_around_mode 1 read_cache_threshold 127 nr_read_cache_cells 4", "2 writeback_threshold 0", "2 write_around_mode 1"]),
         StormTarget(
             name: "linear", kind: .linear,
             tables: [

@@ -154,7 +154,7 @@ struct Completion {
             case "ls" where arguments.has("tree"): list(Tree.options.map { Candidate(text: $0) }, prefix, typed)
             case "ls": list(fields + ["devname", "help"].map { Candidate(text: $0) }, prefix, typed)
             case "deps": offer(["devno", "blkdevname", "devname"], prefix: prefix, typed: typed)
-            case "table", "stats", "cache", "bench": offer(["json"], prefix: prefix, typed: typed)
+            case "table", "stats", "cache", "writeboost", "bench": offer(["json"], prefix: prefix, typed: typed)
             case "probe": offer(["json", "export"], prefix: prefix, typed: typed)
             default: list(fields + [Candidate(text: "help")], prefix, typed)
             }

@@ -77,7 +77,7 @@ extension FormatCacheVerb {
         }
     }
 
-    private static func formatLog(_ cache: borrowing OpenedDevice, _ backing: Backing, _ arguments: Arguments) throws(TargetError) {
+    static func formatLog(_ cache: borrowing OpenedDevice, _ backing: Backing, _ arguments: Arguments) throws(TargetError) {
         let name = cache.facts.kernelName
         guard let layout = WriteboostLayout(slotBlocks: 256, deviceBytes: cache.facts.size.bytes.count) else {
             throw TargetError(
@@ -126,7 +126,7 @@ extension FormatCacheVerb {
         Output.out("\(name): formatted as writeboost \(superblock.uuidText) for \(backing.name): \(what).")
     }
 
-    private static func formatKernel(_ cache: borrowing OpenedDevice, _ backing: Backing, _ arguments: Arguments) throws(TargetError) {
+    static func formatKernel(_ cache: borrowing OpenedDevice, _ backing: Backing, _ arguments: Arguments) throws(TargetError) {
         let name = cache.facts.kernelName, slots = WriteboostKernelFormat.slots(deviceSectors: cache.facts.size.count)
         if slots < 2 {
             throw TargetError(

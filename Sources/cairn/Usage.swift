@@ -81,6 +81,10 @@ enum Usage {
                 "cache", "check | dump | flush | repair | set-uuid | info CACHE_DEVICE",
                 "Check, show, write back or mend a cache that is not in use.",
                 "backing keep-dirty drop-dirty uuid read-only options json force yes", own: true),
+            Verb(
+                "writeboost", "check | dump | meta | drain | convert CACHE_DEVICE [SEGMENT...]",
+                "Check, show, write back or convert a log that is not in use.",
+                "backing format dry-run options json yes", own: true),
             Verb("uncache", "DEVICE", "Write a cached volume's data back and drop its cache, live.", "uuid major minor", own: true),
             Verb("probe", "DEVICE...", "Say what a device holds.", "options json", own: true),
             Verb("wipe", "DEVICE...", "Erase signatures.", "types no-act force yes", own: true),

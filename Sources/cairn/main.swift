@@ -44,6 +44,7 @@ func dispatch(_ arguments: Arguments) throws(Exit) {
     case "format-cache": try FormatCacheVerb.run(arguments)
     case "uncache": try CachedVolume.uncache(arguments)
     case "cache": try CacheVerb.run(arguments)
+    case "writeboost": try WriteboostVerb.run(arguments)
     case "probe": try ProbeVerb.run(arguments)
     case "wipe": try WipeVerb.run(arguments)
     case "mknodes", "setgeometry", "measure": try notNeeded(verb)

@@ -472,6 +472,87 @@ test_cache_repair() {
     same "$(sha256sum c.img)" "$out"
 }
 
+# Caches that the real kernel module left: looked at, unchanged; drained, killed on the way, to the volume that was written.
+test_writeboost_vectors() {
+    command -v zstd > /dev/null || { echo "skipped: no zstd"; return; }
+    local name want sum
+    while read -r name want; do
+        for part in cache backing; do zstd -dqf "$HERE/../Fixtures/writeboost/writeboost-$name.$part.img.zst" -o $part.img || fail zstd; done
+        cp cache.img c.img; cp backing.img b.img; sum=$(sha256sum c.img b.img)
+        cairn writeboost check --backing b.img c.img > out.txt || fail "$name: $(cat out.txt)"
+        cairn writeboost dump c.img > dump.txt && cairn writeboost meta c.img > /dev/null || fail "$name: dump, meta"
+        cairn writeboost dump -o json c.img | /usr/bin/python3 -c 'import json, sys
+d = json.load(sys.stdin); assert d["format"] == "kernel" and len(d["segments"]) == 30, d["format"]' || fail "$name: dump as json"
+        cairn writeboost drain --dry-run --backing b.img c.img > dry.txt || fail "$name: dry run"
+        same "$(sha256sum c.img b.img)" "$sum"
+        killed 0.03 "$CAIRN" writeboost drain --backing b.img c.img
+        cairn writeboost drain --backing b.img c.img > out.txt || fail "$name: $(cat out.txt)"
+        same "$(sha256sum < b.img)" "$want  -"
+        cairn writeboost check --backing b.img c.img | grep -q ' 0 sectors in 0 blocks are dirty' || fail "$name is not clean"
+        # What the dry run told is all that was written.
+        /usr/bin/python3 - <<'EOF' || fail "$name: the dry run told otherwise"
+told = bytearray(131072)
+for line in open("dry.txt"):
+    w = line.split()
+    if w[0] == "backing":
+        assert w[1] == "1" and not any(told[int(w[3]):int(w[3]) + int(w[5])])
+        told[int(w[3]):int(w[3]) + int(w[5])] = b"\1" * int(w[5])
+old, new = open("backing.img", "rb").read(), open("b.img", "rb").read()
+assert all(told[s] or old[s * 512:s * 512 + 512] == new[s * 512:s * 512 + 512] for s in range(131072))
+EOF
+        rm -rf st/*; setfattr -x user.cairn b.img 2> /dev/null
+    done <<'EOF'
+clean 4266676e33ddd3dbf8c0b784fbf0845a5310cee387228c96db5d6744a06ebb86
+killed 84d24ecf9f98a3987f06a6f513d7b39b2b57cf2cc95f21b6431e4c8fc9d213f9
+readcache afdc77862d4d8d65054f8afa474f0e802654597758e1d0476de2509db7940777
+sbrecord 40731f45f747f2e56b107e78b227eb67baacdb0934643cbff646324073732215
+tail e8a42551a529e45183478e7c3897d3b25fa6985829e6cc31572fff4d1c71d454
+EOF
+    # In the words of the module's tool.
+    cp cache.img c.img
+    same "$(cairn writeboost meta c.img | tr '\n' ' ')" "[superblock header] magic = 1463972724 (formatted) [superblock record] last writeback id = 0 "
+    cairn writeboost meta c.img 145 | head -2 | tail -1 | grep -q '^id       = 145$' || fail "meta 145: $(cairn writeboost meta c.img 145 | head -4)"
+}
+
+# Our format: dirty after a kill, drained, converted to the kernel's and back.
+test_writeboost_tools() {
+    truncate -s 16M b.img other.img; truncate -s 12M c.img; head -c 1M /dev/urandom > d.img
+    cairn format-cache --target writeboost --backing b.img --yes c.img > /dev/null || fail format
+    cairn create v --table "0 32768 writeboost b.img c.img 2 writeback_threshold 0" && nbdcopy --flush d.img "$(uri v)" || fail write
+    refused 5 "locked by" cairn writeboost check c.img
+    cairn writeboost meta c.img | grep -q '^state = in use$' || fail "meta needs no lock"
+    kill -9 "$(pid v)"; sleep 0.2
+    local sum; sum=$(sha256sum c.img b.img)
+    cairn writeboost check --backing b.img c.img > out.txt || fail "check: $(cat out.txt)"
+    grep -q '2048 sectors in 256 blocks are dirty' out.txt && grep -q '^note: the cache was not closed' out.txt || fail "$(cat out.txt)"
+    cairn writeboost check -o json c.img | /usr/bin/python3 -c 'import json, sys
+r = json.load(sys.stdin); assert r["clean"] and r["summary"]["dirty_sectors"] == 2048 and r["format"] == "cairn", r' || fail "check as json"
+    same "$(cairn writeboost dump c.img | grep -c 'backing 1 block [0-9]* valid 0-7 dirty 0-7$')" 256
+    cairn writeboost drain --dry-run --backing b.img c.img > out.txt || fail "dry run"
+    same "$(cat out.txt | sed "s,$PWD/,,")" "backing 1 sector 0 count 2048
+c.img: would write 2048 sectors in 1 ranges to backing 1."
+    refused 1 "is no backing of this cache" cairn writeboost drain --backing other.img c.img
+    refused 1 "aborted" cairn writeboost convert --format kernel --backing b.img c.img < /dev/null
+    same "$(sha256sum c.img b.img)" "$sum"
+    killed 0.02 "$CAIRN" writeboost drain --backing b.img c.img
+    cairn writeboost convert --format kernel --yes --backing b.img c.img > out.txt || fail "convert: $(cat out.txt)"
+    cmp -n 1048576 b.img d.img || fail "the backing has other data"
+    cairn create v --table "0 32768 writeboost b.img c.img" && cairn status v | grep -q 'format kernel' || fail "not converted: $(cairn status v)"
+    qemu-io -f raw "$(uri v)" -c 'write -P 9 1M 64k' -c flush > /dev/null || fail "write in the kernel's format"
+    kill -9 "$(pid v)"; sleep 0.2
+    cairn writeboost convert --format cairn --yes --backing b.img c.img > out.txt || fail "back: $(cat out.txt)"
+    cairn writeboost check --backing b.img c.img | grep -q 'No problems' || fail "after the way back"
+    cmp -n 1048576 b.img d.img && qemu-io -r -f raw b.img -c 'read -P 9 1M 64k' | grep -q 'verification failed' && fail "data after the way back"
+    # Rotten: told, and nothing is written.
+    cairn create v --table "0 32768 writeboost b.img c.img 2 writeback_threshold 0" && nbdcopy --flush d.img "$(uri v)" || fail "write again"
+    qemu-io -f raw "$(uri v)" -c 'write -P 9 2M 4k' -c flush > /dev/null; kill -9 "$(pid v)"; sleep 0.2
+    harm $((1048576 + 9000)); sum=$(sha256sum c.img)
+    cairn writeboost check c.img > out.txt && fail "check found nothing: $(cat out.txt)"
+    grep -q '^problem: block 2 of segment 1 is damaged' out.txt || fail "$(cat out.txt)"
+    same "$(sha256sum c.img)" "$sum"
+    refused 1 "do not match their checksums" cairn writeboost drain --backing b.img c.img
+}
+
 # What is refused, and in which words: errors.txt.
 test_errors() { /usr/bin/python3 "$HERE/errors.py" "$CAIRN" "$HERE/errors.txt" || fail "see above"; }
 
@@ -527,6 +608,7 @@ example_scene() {
         cairn format-cache --target ssdcache --backing slow.img --yes fast.img && cairn create fast --cache slow.img --cachedev fast.img --cachemode writeback ;;
     esac > scene.log 2>&1 || return 1
     case $1 in
+    cairn-writeboost.8) cairn format-cache --target writeboost --backing slow.img --yes fast.img ;;
     cairn-ssdcache.5) cairn remove fast ;;
     cairn-report.8) sed -i -e '/^cairn top$/d' -e 's/-n 10 -d 5/-n 1 -d 0.2/' -e 's/--interval 1$/--interval 0.2 --count 1/' script ;;
     cairn-metrics.5) sed -i -e "s,/var/lib/prometheus,$PWD,g" -e '/^rate\|^histogram\|^ *rate\|^cairn_/d' script ;;

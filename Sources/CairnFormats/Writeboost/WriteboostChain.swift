@@ -1,4 +1,4 @@
-package import CairnCore
+import CairnCore
 
 /// Which segments of our own format count, and in which order, from the summaries alone. The data of parts that are not known to
 /// be durable is verified afterwards by whoever has the device (`WriteboostSegment.Header.durable`).
@@ -16,8 +16,9 @@ package struct WriteboostChain: Equatable, Sendable {
     /// Everything up to this serial was flushed once. A chain that ends before it has been damaged.
     package private(set) var durable: UInt64
 
-    /// Behind the newest summary, when that is not the end of the chain: a segment that was open then. Its trailers tell what was durable.
-    package let beyond: UInt64?
+    /// Behind the newest summary, or, when that is the end of the chain, behind the segment that comes then, for its summary may have
+    /// been lost: a segment that may have been open. Its trailers tell what was durable.
+    package let beyond: UInt64
 
     /// - Parameter summaries: what block 0 of each slot holds, by slot; nil where it is no valid header.
     package init(_ summaries: [WriteboostSegment.Header?], tail: WriteboostTail, _ superblock: WriteboostSuperblock) {
@@ -33,14 +34,13 @@ package struct WriteboostChain: Equatable, Sendable {
         }
         closed = tail.segment + 1..<id
         let newest = summaries.reduce(0) { max($0, $1?.id ?? 0) }
-        beyond = newest >= id ? newest + 1 : nil
+        beyond = max(newest, id) + 1
         nextSerial = serial
         generation = last
     }
 
     /// What the trailers in the slot of `beyond` say.
     package mutating func learn(_ slot: UnsafeRawBufferPointer, _ superblock: WriteboostSuperblock) {
-        guard let beyond else { return }
         for block in 1..<superblock.layout.slotBlocks where slot.count >= Int(block + 1) * 4096 {
             let bytes = UnsafeRawBufferPointer(rebasing: slot[Int(block) * 4096..<Int(block + 1) * 4096])
             if let header = WriteboostSegment.header(bytes, superblock, slot: superblock.layout.slot(of: beyond), block: block),

@@ -113,7 +113,7 @@ package enum WriteboostSegment {
         guard (try? r.load(UInt64.self, at: 0)) == magic, (try? r.load(UInt32.self, at: 8)) == sum(bytes, superblock.secret),
             let found = try? fields(r, superblock)
         else { return nil }
-        guard found.block == block, found.kind == (block == 0 ? .summary : .trailer), found.id >= 1,
+        guard found.block == block, found.kind == (block == 0 ? .summary : .trailer), found.id >= 1, found.id < 1 << 62,
             superblock.layout.slot(of: found.id) == slot, found.firstSerial >= 1, found.firstSerial <= found.lastSerial,
             found.lastSerial < 1 << 62, found.durable < found.lastSerial || found.durable == found.lastSerial && found.kind == .summary,
             found.count <= superblock.layout.maximumEntries

@@ -2,26 +2,6 @@ import CairnCore
 package import CairnEngine
 package import CairnFormats
 
-/// One thing that a check has found: what and where, and what to do about it.
-package struct SSDCacheFinding: Equatable, Sendable {
-    package enum Kind: String, Sendable, CaseIterable {
-        case superblock, state, doubt, pageCopy = "page-copy", pageLost = "page-lost", entry, outside, duplicate, unreachable
-        case dirtyCount = "dirty-count", backing, size, rename
-    }
-    package let kind: Kind
-    /// False: an ordinary consequence of a crash or of a use, nothing is wrong.
-    package let isProblem: Bool
-    package let sentence: String
-    package let advice: String
-
-    package static func problem(_ kind: Kind, _ sentence: String, _ advice: String) -> SSDCacheFinding {
-        SSDCacheFinding(kind: kind, isProblem: true, sentence: sentence, advice: advice)
-    }
-    package static func note(_ kind: Kind, _ sentence: String, _ advice: String = "") -> SSDCacheFinding {
-        SSDCacheFinding(kind: kind, isProblem: false, sentence: sentence, advice: advice)
-    }
-}
-
 /// What is known of the backing: by its own device when it was given, by the record beside it in any case.
 package struct SSDCacheBackingFacts {
     /// Of the device that was given with --backing.
@@ -59,7 +39,7 @@ package struct SSDCacheBackingVerdict {
     package var hasChanged = false
     /// Another cache holds data that the backing does not have.
     package var otherCache: String?
-    package var findings: [SSDCacheFinding] = []
+    package var findings: [OfflineFinding] = []
 
     package init(_ image: SSDCacheImage, _ facts: SSDCacheBackingFacts) {
         let s = image.superblock
@@ -110,7 +90,7 @@ package struct SSDCacheBackingVerdict {
         }
     }
 
-    private func changed(_ why: String, _ s: SSDCacheSuperblock) -> SSDCacheFinding {
+    private func changed(_ why: String, _ s: SSDCacheSuperblock) -> OfflineFinding {
         if !s.mayBeDirty {
             return .note(.backing, "the backing was changed without its cache: \(why)", "the next open drops all cached blocks")
         }

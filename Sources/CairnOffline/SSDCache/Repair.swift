@@ -46,7 +46,7 @@ package final class SSDCacheRepair {
     private var writer = PageWriter()
 
     package init(
-        _ image: SSDCacheImage, _ facts: SSDCacheBackingFacts, _ options: Options, report: @escaping (SSDCacheFinding) -> Void
+        _ image: SSDCacheImage, _ facts: SSDCacheBackingFacts, _ options: Options, report: @escaping (OfflineFinding) -> Void
     ) {
         self.image = image
         self.options = options

@@ -29,19 +29,19 @@ package final class SSDCacheSurvey {
     package let image: SSDCacheImage
     package private(set) var summary = Summary()
     package private(set) var verdict = Verdict()
-    private let report: (SSDCacheFinding) -> Void
+    private let report: (OfflineFinding) -> Void
     /// Block + 1 of each slot, shifted left by one, and whether it is dirty; 0: free. Empty when the cache is too large for it.
     private var keys: [UInt64] = []
     static let mostSlots: UInt64 = 1 << 27
     private var mustWrite = false
     private var dirtyOutside: UInt64 = 0
 
-    package init(_ image: SSDCacheImage, report: @escaping (SSDCacheFinding) -> Void) {
+    package init(_ image: SSDCacheImage, report: @escaping (OfflineFinding) -> Void) {
         self.image = image
         self.report = report
     }
 
-    private func tell(_ finding: SSDCacheFinding) {
+    private func tell(_ finding: OfflineFinding) {
         if finding.isProblem { summary.problems += 1 } else { summary.notes += 1 }
         report(finding)
     }

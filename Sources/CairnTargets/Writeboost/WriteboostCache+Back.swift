@@ -72,7 +72,11 @@ extension WriteboostCache {
     var freeSlots: UInt64 { UInt64(geometry.slots) - (currentID - tailID) }
     /// Writers wait for a slot, or soon will.
     var isUrgent: Bool { freeSlots <= max(1, UInt64(geometry.slots / 8)) }
-    private var mayWriteBack: Bool { isUrgent || tailID < back.drainTo || back.utilisation < settings.writebackThreshold }
+    private var mayWriteBack: Bool {
+        if isUrgent || tailID < back.drainTo { return true }
+        // What was only read is given up when its room is needed.
+        return index.dirtyBlocks > 0 && (settings.writeAround || back.utilisation < settings.writebackThreshold)
+    }
 
     func pumpBack(_ now: Nanoseconds, _ actions: inout ActionList) {
         back.lastNow = max(back.lastNow, now)

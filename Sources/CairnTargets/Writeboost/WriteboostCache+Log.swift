@@ -20,7 +20,8 @@ extension WriteboostCache {
     func seal(closing wanted: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard current >= 0 else { return }
         let segment = ram[current], number = current
-        if segment.count == 0 || segment.unsealed == 0 && !wanted { return }
+        // What was only read need not be durable.
+        if segment.count == 0 || !segment.hasChanges && !wanted { return }
         let closing = wanted || geometry.format == .kernel || segment.next + 1 >= geometry.slotBlocks || segment.count >= geometry.capacity
         if !wanted { tally.partialFlushes += 1 }
         sumUp(segment)
@@ -36,6 +37,7 @@ extension WriteboostCache {
         segment.partPlace = end
         segment.next = end
         segment.sealed = segment.count
+        segment.hasChanges = false
         if closing {
             segment.closed = true
             current = -1
@@ -163,7 +165,7 @@ extension WriteboostCache {
     // MARK: Commits
 
     /// All that was answered is to become durable, without anybody waiting for it.
-    func wantAll() { wanted = max(wanted, current >= 0 && ram[current].unsealed > 0 ? nextSerial : nextSerial - 1) }
+    func wantAll() { wanted = max(wanted, current >= 0 && ram[current].hasChanges ? nextSerial : nextSerial - 1) }
     /// A commit whose end stands in `closeResult`.
     func commitForClose() {
         closeResult = nil

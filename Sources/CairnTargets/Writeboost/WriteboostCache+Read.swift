@@ -16,13 +16,15 @@ extension WriteboostCache {
     func read(_ piece: Piece, _ backing: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard let lower = backings[backing] else { return emit(.complete(piece.id, .noDevice), &actions) }
         let total = Int(piece.count.count)
-        if index.dirtyBlocks == 0 && isUnknown(piece, backing) { return pass(piece, lower, &actions) }
+        let mayKeep = mayKeep(piece, backing)
+        if !mayKeep && index.dirtyBlocks == 0 && isUnknown(piece, backing) { return pass(piece, lower, &actions) }
         let gather = take(Gather(piece: piece.id, pending: 1, status: .ok, barrier: false, backing: backing))
         var run = Run(), done = 0
         while done < total {
             let sector = piece.sector.count + UInt64(done), offset = Int(sector % 8), count = min(8 - offset, total - done)
             let key = WriteboostIndex.key(backing, sector / 8)
-            count_(key, count, &actions)
+            tallyBlock(key, write: false, isFull: count == 8)
+            if mayKeep && count == 8 && index.first(key) == WriteboostIndex.none { stage(key, gather) }
             var at = offset
             while at < offset + count {
                 let entry = holder(key, UInt8(1) << UInt8(at))
@@ -47,7 +49,8 @@ extension WriteboostCache {
         finishGather(gather, .ok, &actions)
     }
 
-    private func count_(_ key: UInt64, _ count: Int, _ actions: inout ActionList) {
+    /// A request of one block, in the kernel's counters.
+    func tallyBlock(_ key: UInt64, write: Bool, isFull: Bool) {
         var onBuffer = false
         var at = index.first(key)
         let hit = at != WriteboostIndex.none
@@ -55,7 +58,7 @@ extension WriteboostCache {
             if ramOf[geometry.slot(of: at)] >= 0 { onBuffer = true }
             at = index.following(at)
         }
-        tally.requests[(hit ? 4 : 0) | (onBuffer ? 2 : 0) | (count == 8 ? 1 : 0)] += 1
+        tally.requests[(write ? 8 : 0) | (hit ? 4 : 0) | (onBuffer ? 2 : 0) | (isFull ? 1 : 0)] += 1
     }
 
     private func isUnknown(_ piece: Piece, _ backing: Int) -> Bool {
@@ -64,7 +67,10 @@ extension WriteboostCache {
         return true
     }
     private func pass(_ piece: Piece, _ lower: Backing, _ actions: inout ActionList) {
-        tally.requests[piece.count.count == 8 ? 1 : 0] += 1
+        let first = piece.sector.count, end = first + piece.count.count
+        let blocks = (end + 7) / 8 - first / 8, whole = end / 8 > (first + 7) / 8 ? end / 8 - (first + 7) / 8 : 0
+        tally.requests[1] += whole
+        tally.requests[0] += blocks - whole
         back.begun()
         emit(.remapNotify(piece.id, lower.device, piece.sector, tag: 1), &actions)
     }
@@ -127,10 +133,21 @@ extension WriteboostCache {
                 tally.badChecksums += 1
                 status = .io
             }
+            if !status.isOK { forgetClean(entry, operation) }
         } else {
             back.ended(back.lastNow)
+            caught(operation, gather, status)
         }
         finishGather(gather, status, &actions)
+    }
+
+    /// Copies that only serve reads, and do not: the next read asks the backing.
+    private func forgetClean(_ first: UInt32, _ operation: SubOperation) {
+        let slot = geometry.slot(of: first)
+        for i in 0...UInt32(operation.count.count / 8) {
+            let entry = first + i
+            if geometry.slot(of: entry) == slot && index.flags[Int(entry)] & WriteboostIndex.dirty == 0 { index.unlink(entry) }
+        }
     }
 
     /// Whole blocks that were read from the log are what was written there. Not looked at: parts of blocks, and blocks whose place in

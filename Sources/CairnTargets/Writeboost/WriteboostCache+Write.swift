@@ -40,19 +40,23 @@ extension WriteboostCache {
     /// True when all of it is in the log, and it was answered or waits for a commit.
     private func carryOn(_ item: inout Waiting, _ now: Nanoseconds, _ actions: inout ActionList) -> Bool {
         let piece = item.piece, isWrite = piece.operation == .write
+        let goesAround = isWrite && settings.writeAround
         let source = isWrite ? arena.bytes(piece.buffer).baseAddress : nil
         while item.done < piece.count.count {
             let sector = piece.sector.count + item.done
             let offset = Int(sector % 8), count = min(8 - offset, Int(piece.count.count - item.done))
             let key = WriteboostIndex.key(item.backing, sector / 8)
-            if isWrite || index.first(key) != WriteboostIndex.none {
+            if goesAround && !mustLog(key) {
+                tallyBlock(key, write: true, isFull: count == 8)
+                forget(key)
+            } else if isWrite || tailID < disbelieved || index.first(key) != WriteboostIndex.none {
                 if !put(key, offset, count, source.map { UnsafeRawPointer($0) + Int(item.done) * 512 }, now, &actions) { return false }
                 if isWrite { tally.userBytes += UInt64(count) * 512 } else { tally.zeroed += 1 }
             }
             item.done += UInt64(count)
         }
         let isBarrier = piece.flags.contains(.fua)
-        if isWrite {
+        if isWrite && !goesAround {
             if isBarrier { barriers.append(piece.id) } else { emit(.complete(piece.id, .ok), &actions) }
         } else {
             sendRange(piece, item.backing, isBarrier, &actions)
@@ -66,13 +70,15 @@ extension WriteboostCache {
     private func put(
         _ key: UInt64, _ offset: Int, _ count: Int, _ source: UnsafeRawPointer?, _ now: Nanoseconds, _ actions: inout ActionList
     ) -> Bool {
+        unstage(key)
         let mask = UInt8((1 << count - 1) << offset)
         var found = WriteboostIndex.none, hit = false, onBuffer = false
         var at = index.first(key)
         while at != WriteboostIndex.none {
             hit = true
             if ramOf[geometry.slot(of: at)] >= 0 { onBuffer = true }
-            if isOpen(at) { found = at }
+            // A clean copy is never written over: what is dirty has its own.
+            if isOpen(at) && index.flags[Int(at)] & WriteboostIndex.dirty != 0 { found = at }
             at = index.following(at)
         }
         if found == WriteboostIndex.none {
@@ -86,6 +92,7 @@ extension WriteboostCache {
             if mask != 0xFF { data.initializeMemory(as: UInt8.self, repeating: 0, count: 4096) }
             index.link(found, key, live: mask, dirty: true)
             segment.valid[place] = 0
+            segment.hasChanges = true
         }
         if let source {
             (data + offset * 512).copyMemory(from: source, byteCount: count * 512)
@@ -118,7 +125,7 @@ extension WriteboostCache {
             let following = index.following(at)
             if at != entry && index.live[Int(at)] & mask != 0 {
                 let slot = geometry.slot(of: at)
-                supersededBy[slot] = max(supersededBy[slot], nextSerial)
+                if index.flags[Int(at)] & WriteboostIndex.dirty != 0 { supersededBy[slot] = max(supersededBy[slot], nextSerial) }
                 index.live[Int(at)] &= ~mask
                 if index.live[Int(at)] == 0 { index.unlink(at) }
             }
@@ -126,7 +133,7 @@ extension WriteboostCache {
         }
     }
 
-    private func takePlace(_ key: UInt64, _ now: Nanoseconds, _ actions: inout ActionList) -> UInt32? {
+    func takePlace(_ key: UInt64, _ now: Nanoseconds, _ actions: inout ActionList) -> UInt32? {
         if current >= 0 && !hasRoom { seal(closing: true, now, &actions) }
         if current < 0 && !openSegment(&actions) { return nil }
         let segment = ram[current], place = segment.next
@@ -167,18 +174,25 @@ extension WriteboostCache {
 
     // MARK: Ranges (discard, write zeroes)
 
-    /// Blocks with copies have got zeroes in the log; the rest goes to the backing itself, where nothing of ours can undo it.
+    /// Blocks with copies have got zeroes in the log; the rest goes to the backing itself, where nothing of ours can undo it. The same
+    /// for writes that go around the log.
     private func sendRange(_ piece: Piece, _ backing: Int, _ isBarrier: Bool, _ actions: inout ActionList) {
         guard let lower = backings[backing] else { return emit(.complete(piece.id, .noDevice), &actions) }
         let gather = take(Gather(piece: piece.id, pending: 1, status: .ok, barrier: isBarrier, backing: backing))
+        changes(piece, backing, gather)
         var start = piece.sector.count, at = start
         let end = start + piece.count.count
         func send(_ upTo: UInt64, _ actions: inout ActionList) {
             if upTo <= start { return }
             gathers[gather].pending += 1
             back.begun()
+            var buffer = Buffer.none
+            if piece.operation == .write {
+                buffer = piece.buffer.slice(from: Int(start - piece.sector.count) * 512, length: Int(upTo - start) * 512)
+                tally.aroundBytes += (upTo - start) * 512
+            }
             submit(
-                lower.device, piece.operation, Sectors(start), Int(upTo - start), .none, Token.make(Token.range, UInt64(gather)), &actions)
+                lower.device, piece.operation, Sectors(start), Int(upTo - start), buffer, Token.make(Token.range, UInt64(gather)), &actions)
         }
         while at < end {
             let next = min(end, (at / 8 + 1) * 8)
@@ -203,7 +217,7 @@ extension WriteboostCache {
     func gatherDone(_ number: Int, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         back.ended(now)
         // Only now: a flush covers what had ended when it was sent.
-        backings[gathers[number].backing]?.touched = true
+        if !mutated(.rangeNotFlushed) { backings[gathers[number].backing]?.touched = true }
         finishGather(number, status, &actions)
     }
     func finishGather(_ number: Int, _ status: IOStatus, _ actions: inout ActionList) {
@@ -211,6 +225,7 @@ extension WriteboostCache {
         gathers[number].pending -= 1
         let gather = gathers[number]
         if gather.pending > 0 { return }
+        if !cells.changing.isEmpty { cells.changing.removeAll { $0.gather == number } }
         freeGathers.append(number)
         if gather.barrier && gather.status.isOK { return barriers.append(gather.piece) }
         emit(.complete(gather.piece, gather.status), &actions)

@@ -89,6 +89,10 @@ final class WriteboostCache {
     /// A flush of a backing failed: nothing may be retired until the table is loaded anew.
     var backFlushLost = false
 
+    var cells = WriteboostCells()
+    /// The kernel's format: segments up to here hold clean copies that are not believed, and that the module would believe.
+    var disbelieved: UInt64 = 0
+
     var back = WriteboostBack()
     var suspending = false
     /// I/O of our own that has not ended.
@@ -126,6 +130,7 @@ final class WriteboostCache {
         for segment in ram where !segment.buffer.isNone { arena.release(segment.buffer) }
         for group in back.groups where !group.buffer.isNone { arena.release(group.buffer) }
         for buffer in back.tailBuffers { arena.release(buffer) }
+        for cell in cells.cells where !cell.buffer.isNone { arena.release(cell.buffer) }
     }
 
     // MARK: Actions
@@ -190,9 +195,10 @@ final class WriteboostCache {
     /// After every event: begin what could not begin before.
     func settle(_ now: Nanoseconds, _ actions: inout ActionList) {
         pumpBacklog(now, &actions)
+        if !cells.leaving.isEmpty { pumpCells(now, &actions) }
         pumpCommit(now, &actions)
         pumpBack(now, &actions)
-        if !tickArmed && !suspending && (index.dirtyBlocks > 0 || settings.syncInterval > 0) {
+        if !tickArmed && !suspending && (index.dirtyBlocks > 0 || settings.syncInterval > 0 || cells.filled > 0) {
             tickArmed = true
             emit(.arm(timer: Timer.tick, at: now + .seconds(1)), &actions)
         }
@@ -203,6 +209,7 @@ final class WriteboostCache {
     private func tick(_ now: Nanoseconds, _ actions: inout ActionList) {
         tickArmed = false
         back.measure(now)
+        if cells.filled > 0 { tickCells() }
         if settings.syncInterval > 0, now - lastSync >= .seconds(UInt64(settings.syncInterval)) {
             lastSync = now
             wantAll()
@@ -224,6 +231,8 @@ final class WriteboostCache {
         closeWanted = false
         closeActive = false
         for slot in readers.indices { readers[slot] = 0 }
+        dropCells()
+        cells.changing.removeAll()
         for i in parts.indices {
             parts[i].pending = 0
             parts[i].failed = !parts[i].done
@@ -251,6 +260,8 @@ final class WriteboostRAMSegment {
     var next = 1, partPlace = 1
     /// Entries, and how many of them are sealed.
     var count = 0, sealed = 0
+    /// The part that is not sealed has something that the backing lacks.
+    var hasChanges = false
     var firstSerial: UInt64 = 0
     var closed = false
     /// By order of entry.
@@ -271,5 +282,6 @@ final class WriteboostRAMSegment {
         (next, partPlace, count, sealed) = (1, 1, 0, 0)
         firstSerial = 0
         closed = false
+        hasChanges = false
     }
 }

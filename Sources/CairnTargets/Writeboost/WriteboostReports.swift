@@ -51,7 +51,7 @@ extension WriteboostTarget {
         let own: [(String, String)] = [
             ("format", g.format == .kernel ? "kernel" : "cairn"), ("state", state), ("free_segments", "\(cache.freeSlots)"),
             ("nr_max_batched_writeback", "\(cache.settings.batch)"), ("drain_left", "\(cache.drainLeft)"),
-            ("utilisation", "\(cache.back.utilisation)"),
+            ("utilisation", "\(cache.back.utilisation)"), ("write_around_mode", cache.settings.writeAround ? "1" : "0"),
         ]
         let words = options.map { "\($0.0) \($0.1)" }.joined(separator: " ") + own.map { " \($0.0) \($0.1)" }.joined()
         return fields.map(String.init).joined(separator: " ") + " \(options.count * 2) " + words
@@ -74,7 +74,9 @@ extension WriteboostTarget {
             ("batches", t.batches), ("tails", t.tails), ("neighbours_merged", t.merged), ("blocks_zeroed", t.zeroed),
             ("waits_for_room", t.waits), ("log_errors", t.logErrors), ("writeback_errors", t.backErrors), ("flush_errors", t.flushErrors),
             ("bad_checksums", t.badChecksums), ("refused_writes", t.refusedWrites), ("blocks_replayed", t.replayed),
-            ("blocks_verified", t.verified), ("parts_abandoned", t.abandoned), ("recovery_bytes", t.recoveryBytes),
+            ("read_blocks_staged", t.readStaged), ("read_blocks_inserted", t.readInserted), ("read_blocks_cancelled", t.readCancelled),
+            ("read_runs_bypassed", t.readRuns), ("around_bytes", t.aroundBytes), ("blocks_verified", t.verified),
+            ("parts_abandoned", t.abandoned), ("recovery_bytes", t.recoveryBytes),
         ]
     }
 }

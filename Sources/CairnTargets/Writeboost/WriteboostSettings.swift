@@ -9,9 +9,12 @@ struct WriteboostSettings: Equatable {
     /// Seconds; 0 = off.
     var recordInterval = 0
     var syncInterval = 0
-    /// Taken and shown; blocks that were read are not kept yet.
+    /// Longest run of blocks that are kept when they were read; 0 = none are.
     var readCacheThreshold = 0
+    /// How many may be on their way into the log.
     var readCacheCells = 2048
+    /// Writes go to the backing, unless a recovery would bring something older back.
+    var writeAround = false
     /// The words as given, which `table` repeats.
     var words: [String] = []
 
@@ -51,11 +54,7 @@ struct WriteboostSettings: Equatable {
         case "update_sb_record_interval": recordInterval = value
         case "sync_data_interval": syncInterval = value
         case "read_cache_threshold": readCacheThreshold = value
-        case "write_around_mode":
-            if value == 1 {
-                throw TargetError(
-                    "write_around_mode 1 is not offered", status: .unsupported, hint: "ssdcache in the mode writethrough caches reads only")
-            }
+        case "write_around_mode": writeAround = value == 1
         default: readCacheCells = value
         }
     }
@@ -71,5 +70,6 @@ struct WriteboostCounters {
     var blocksBack: UInt64 = 0, backWrites: UInt64 = 0, batches: UInt64 = 0, tails: UInt64 = 0
     var logErrors: UInt64 = 0, backErrors: UInt64 = 0, flushErrors: UInt64 = 0, badChecksums: UInt64 = 0, refusedWrites: UInt64 = 0
     var waits: UInt64 = 0, merged: UInt64 = 0, zeroed: UInt64 = 0, taken: UInt64 = 0
+    var readStaged: UInt64 = 0, readInserted: UInt64 = 0, readCancelled: UInt64 = 0, readRuns: UInt64 = 0, aroundBytes: UInt64 = 0
     var replayed: UInt64 = 0, verified: UInt64 = 0, abandoned: UInt64 = 0, recoveryBytes: UInt64 = 0
 }

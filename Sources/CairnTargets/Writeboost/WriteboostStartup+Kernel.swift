@@ -69,7 +69,10 @@ extension WriteboostTarget {
                 }
             }
         }
-        startup?.zero = chain.abandoned
+        // Also what the record calls written back: the module's recovery would write its sectors over newer ones.
+        startup?.zero =
+            chain.abandoned
+            + s.kernel.indices.filter { if case .good(let id) = s.kernel[$0], id <= s.record { true } else { false } }
         cache.tally.abandoned = UInt64(chain.abandoned.count)
         startup?.ids = chain.replay.map { $0.lowerBound..<$0.upperBound + 1 } ?? chain.last + 1..<chain.last + 1
         startup?.lastSerial = 0

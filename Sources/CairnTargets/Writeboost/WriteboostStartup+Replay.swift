@@ -69,7 +69,10 @@ extension WriteboostTarget {
             index.keys[i] = 0
             index.live[i] = 0
             // A copy of what the backing had: nothing tells whether it still has it.
-            if flags & WriteboostStartup.clean != 0 { continue }
+            if flags & WriteboostStartup.clean != 0 && !mutated(.cleanCopyBelieved) {
+                if cache.geometry.format == .kernel { cache.disbelieved = id }
+                continue
+            }
             var older = index.first(key)
             while older != WriteboostIndex.none {
                 let following = index.following(older)

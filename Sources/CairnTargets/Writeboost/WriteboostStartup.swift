@@ -264,7 +264,7 @@ extension WriteboostTarget {
         guard let s = startup, s.pending == 0 else { return }
         startup?.chain = WriteboostChain(s.slots.map(\.header), tail: cache.tail, superblock)
         startup?.step = .openSlot
-        readWhole(startup?.chain?.beyond ?? startup?.chain?.open ?? 1, &actions)
+        readWhole(startup?.chain?.beyond ?? 1, &actions)
     }
     private func readWhole(_ id: UInt64, _ actions: inout ActionList) {
         guard let layout = cache?.superblock?.layout else { return }

@@ -13,7 +13,7 @@ extension CacheVerb {
     /// Two blocks are read; needs no lock, so it also tells of a cache that is in use.
     static func info(_ word: String, _ arguments: Arguments) throws(TargetError) {
         let path = try DeviceOpener.path(of: try DeviceWord(word), cwd: LifeVerbs.cwd)
-        let fd = try opened(path)
+        let fd = try openedToLook(path)
         let image = try SSDCacheImage(FileMedium(fd.raw, path, try size(fd.raw, path)))
         let s = image.superblock
         var facts: [(String, JSON)] = [
@@ -51,10 +51,11 @@ extension CacheVerb {
         }
     }
 
-    private static func opened(_ path: String) throws(TargetError) -> OwnedFD {
+    /// Without a lock.
+    static func openedToLook(_ path: String) throws(TargetError) -> OwnedFD {
         do throws(SystemError) { return try openFile(path, O_RDONLY | O_NONBLOCK) } catch { throw error.asTargetError }
     }
-    private static func size(_ fd: Int32, _ path: String) throws(TargetError) -> UInt64 {
+    static func size(_ fd: Int32, _ path: String) throws(TargetError) -> UInt64 {
         do throws(SystemError) { return UInt64(try system("finding the size of \(path)") { lseek(fd, 0, SEEK_END) }) } catch {
             throw error.asTargetError
         }
@@ -74,22 +75,22 @@ extension CacheVerb {
     /// Findings for the eye and for a program; of one kind at most so many.
     final class Findings {
         static let mostOfAKind = 50
-        private(set) var kept: [SSDCacheFinding] = []
-        private var counts: [SSDCacheFinding.Kind: Int] = [:]
+        private(set) var kept: [OfflineFinding] = []
+        private var counts: [OfflineFinding.Kind: Int] = [:]
 
-        func add(_ finding: SSDCacheFinding) {
+        func add(_ finding: OfflineFinding) {
             counts[finding.kind, default: 0] += 1
             if counts[finding.kind, default: 0] <= Self.mostOfAKind { kept.append(finding) }
         }
         var lines: [String] {
             var lines = kept.map(Self.line)
-            for kind in SSDCacheFinding.Kind.allCases {
+            for kind in OfflineFinding.Kind.allCases {
                 let more = counts[kind, default: 0] - Self.mostOfAKind
                 if more > 0 { lines.append("problem: \(more) more of the kind \(kind.rawValue).") }
             }
             return lines
         }
-        static func line(_ finding: SSDCacheFinding) -> String {
+        static func line(_ finding: OfflineFinding) -> String {
             // A sentence may quote the record beside the backing, whose content is anybody's.
             let text = ProbeVerb.harmless(finding.sentence) + (finding.advice.isEmpty ? "" : "; " + finding.advice)
             return (finding.isProblem ? "problem: " : "note: ") + text + "."
@@ -195,7 +196,7 @@ extension CacheVerb {
     }
 
     /// Text that is written in large pieces.
-    private struct Batch {
+    struct Batch {
         private var text = ""
         mutating func add(_ more: String) { text += more }
         mutating func write() {

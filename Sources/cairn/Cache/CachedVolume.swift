@@ -82,7 +82,7 @@ enum CachedVolume {
     // MARK: Devices
 
     /// As a table has it. A word with a backslash is taken for one that has been escaped.
-    private static func escaped(_ word: String) -> String {
+    static func escaped(_ word: String) -> String {
         if word.contains("\\") { return word }
         var out = ""
         for c in word.unicodeScalars {

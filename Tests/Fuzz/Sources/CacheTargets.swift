@@ -19,7 +19,7 @@ struct SuperblockTarget: FuzzTarget {
         }
         for case .success(let s) in found {
             demand(s.layout.totalBytes <= s.cacheSectors * 512, "a cache that is larger than its device")
-            demand(SSDCacheSuperblock.uuid(s.uuidText) == s.uuid, "the uuid's text leads back to it")
+            demand(parseUUID(s.uuidText) == s.uuid, "the uuid's text leads back to it")
             var bytes = [UInt8](repeating: 0, count: 4096)
             bytes.withUnsafeMutableBytes { s.encode(into: $0) }
             let again = bytes.withUnsafeBytes { try? SSDCacheSuperblock.decode($0) }

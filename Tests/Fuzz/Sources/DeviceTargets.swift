@@ -6,7 +6,7 @@ import CairnSim
 import CairnTargets
 
 /// A device in memory, zero where nothing was written. Some of its sectors may be unreadable.
-private final class SparseMedium: OfflineMedium {
+final class SparseMedium: OfflineMedium {
     let name = "mem"
     let byteCount: UInt64
     var bad: Set<UInt64> = []

@@ -44,7 +44,7 @@ public func customMutator(_ data: UnsafeMutablePointer<UInt8>, _ size: Int, _ mo
 @main
 struct Main {
     static let all: [any FuzzTarget] = [
-        SuperblockTarget(), EntryPageTarget(), OfflineTarget(), StartupTarget(), NBDTarget(), TableTarget(), JSONTarget(),
+        SuperblockTarget(), EntryPageTarget(), OfflineTarget(), LogTarget(), StartupTarget(), NBDTarget(), TableTarget(), JSONTarget(),
         ControlTarget(),
     ]
     // Set before the fuzzer starts, which runs on one thread.
