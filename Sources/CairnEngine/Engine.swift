@@ -36,6 +36,7 @@ public final class Engine {
     public internal(set) var volumes: [Volume] = []
     var devices: [LowerDevice?] = []
     var slots = TargetSlots()
+    var resources: [ResourceRecord] = []
     /// Jobs for the host's workers; answer with `jobFinished`.
     public var jobRequests = Deque<JobRequest>()
     var jobs = Pool<JobRecord>(capacity: 64, blank: JobRecord())
@@ -117,28 +118,35 @@ public final class Engine {
         case .start(let request): start(request)
         case .map(let piece): mapPiece(piece)
         case .below(let piece, let status): belowDone(piece, status)
-        case .again(let handle): callTarget(handle) { $0.again(now: $1, into: &$2) }
-        case .timer(let handle, let slot): callTarget(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
+        case .again(let handle): call(handle) { $0.again(now: $1, into: &$2) }
+        case .timer(let handle, let slot): call(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
         case .step(let volume): step(volume)
         case .job(let cookie, let result): endJob(cookie, result)
         case .recorded(let handle, let device, let status):
-            callTarget(handle) { $0.recorded(device, status, now: $1, into: &$2) }
+            call(handle) { $0.recorded(device, status, now: $1, into: &$2) }
         case .identified(let handle, let device, let identity):
-            callTarget(handle) { $0.identified(device, identity, now: $1, into: &$2) }
+            call(handle) { $0.identified(device, identity, now: $1, into: &$2) }
         }
     }
 
-    /// Call a handler of a target, if it still exists, and carry out its actions.
-    func callTarget(_ handle: UInt32, _ body: (Target, Nanoseconds, inout ActionList) -> Void) {
+    /// Call a handler, if the machine still exists, and carry out its actions.
+    func call(_ handle: UInt32, _ body: (Machine, Nanoseconds, inout ActionList) -> Void) {
         guard let slot = slots[handle] else { return }
-        body(slot.target, now, &actions)
+        body(slot.machine, now, &actions)
+        carryOut(slot)
+    }
+    func callTarget(_ handle: UInt32, _ body: (Target, Nanoseconds, inout ActionList) -> Void) {
+        guard let slot = slots[handle], let target = slot.target else { return }
+        body(target, now, &actions)
         carryOut(slot)
     }
 
     func carryOut(_ slot: TargetSlots.Slot) {
-        let handle = slot.target.handle
+        let handle = slot.owner
+        // A resource lives on when a member's table was abandoned.
+        let isDead = slot.table?.crashed == true && handle == slot.machine.handle
         actions.takeFirst { action in
-            if slot.table.crashed { return }
+            if isDead { return }
             switch action {
             case .remap(let id, let device, let sector): forward(id.index, device, sector, notify: false, tag: 0)
             case .remapNotify(let id, let device, let sector, let tag): forward(id.index, device, sector, notify: true, tag: tag)
@@ -146,12 +154,14 @@ public final class Engine {
             case .submit(let operation): startOwn(operation, handle)
             case .arm(let timer, let at): arm(handle, timer, at)
             case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
-            case .event: raiseEvent(slot.table.volume, "target event")
+            case .event: raiseEvents(handle)
             case .identify(let device): requestIdentity(handle, device)
             case .record(let device, let record): requestRecord(handle, device, record)
             case .run(let job, let token): startJob(job, token, handle)
-            case .phaseDone: phaseEnded(slot.table, nil, slot.target.typeName)
-            case .phaseFailed(let error): phaseEnded(slot.table, error, slot.target.typeName)
+            case .phaseDone: phaseEnded(slot, nil)
+            case .phaseFailed(let error): phaseEnded(slot, error)
+            case .memberDone(let member): if let slot = slots[member] { phaseEnded(slot, nil) }
+            case .memberFailed(let member, let error): if let slot = slots[member] { phaseEnded(slot, error) }
             case .again: work.append(.again(handle))
             }
         }

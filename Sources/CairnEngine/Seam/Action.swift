@@ -25,6 +25,9 @@ public enum Action {
     case phaseDone
     /// The phase failed, with a sentence for the admin.
     case phaseFailed(TargetError)
+    /// The same, of a resource for the member with this handle.
+    case memberDone(UInt32)
+    case memberFailed(UInt32, TargetError)
     /// Call `Target.again` once more when these actions have been carried out.
     case again
 }

@@ -70,7 +70,7 @@ public struct TableLine: Sendable {
 public final class Table {
     public struct Use {
         let device: LowerDevice
-        let exclusive: Bool
+        let claim: LowerDevice.Claim
     }
 
     public internal(set) var targets: [Target] = []

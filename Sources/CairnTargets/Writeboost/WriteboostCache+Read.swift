@@ -16,13 +16,13 @@ extension WriteboostCache {
     func read(_ piece: Piece, _ backing: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard let lower = backings[backing] else { return emit(.complete(piece.id, .noDevice), &actions) }
         let total = Int(piece.count.count)
-        if index.dirtyBlocks == 0 && isUnknown(piece, backing) { return pass(piece, lower, &actions) }
+        if index.dirtyBlocks == 0 && isUnknown(piece, backing) { return pass(piece, backing, lower, &actions) }
         let gather = take(Gather(piece: piece.id, pending: 1, status: .ok, barrier: false, backing: backing))
         var run = Run(), done = 0
         while done < total {
             let sector = piece.sector.count + UInt64(done), offset = Int(sector % 8), count = min(8 - offset, total - done)
             let key = WriteboostIndex.key(backing, sector / 8)
-            count_(key, count, &actions)
+            count_(key, count)
             var at = offset
             while at < offset + count {
                 let entry = holder(key, UInt8(1) << UInt8(at))
@@ -47,7 +47,7 @@ extension WriteboostCache {
         finishGather(gather, .ok, &actions)
     }
 
-    private func count_(_ key: UInt64, _ count: Int, _ actions: inout ActionList) {
+    private func count_(_ key: UInt64, _ count: Int) {
         var onBuffer = false
         var at = index.first(key)
         let hit = at != WriteboostIndex.none
@@ -55,7 +55,7 @@ extension WriteboostCache {
             if ramOf[geometry.slot(of: at)] >= 0 { onBuffer = true }
             at = index.following(at)
         }
-        tally.requests[(hit ? 4 : 0) | (onBuffer ? 2 : 0) | (count == 8 ? 1 : 0)] += 1
+        requests[WriteboostIndex.backing(key)][(hit ? 4 : 0) | (onBuffer ? 2 : 0) | (count == 8 ? 1 : 0)] += 1
     }
 
     private func isUnknown(_ piece: Piece, _ backing: Int) -> Bool {
@@ -63,8 +63,8 @@ extension WriteboostCache {
         where index.first(WriteboostIndex.key(backing, block)) != WriteboostIndex.none { return false }
         return true
     }
-    private func pass(_ piece: Piece, _ lower: Backing, _ actions: inout ActionList) {
-        tally.requests[piece.count.count == 8 ? 1 : 0] += 1
+    private func pass(_ piece: Piece, _ backing: Int, _ lower: Backing, _ actions: inout ActionList) {
+        requests[backing][piece.count.count == 8 ? 1 : 0] += 1
         back.begun()
         emit(.remapNotify(piece.id, lower.device, piece.sector, tag: 1), &actions)
     }
