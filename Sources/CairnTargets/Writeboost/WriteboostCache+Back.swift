@@ -47,6 +47,8 @@ struct WriteboostBack {
     var pendingFlushes = 0, pendingTails = 0
     /// By backing: written to since its last flush of ours.
     var wrote = [Bool](repeating: false, count: 128)
+    /// By backing: something of this batch was written to it.
+    var worked = [Bool](repeating: false, count: 128)
     var tailBuffers: [Buffer] = []
     /// drop_caches: write back up to this segment.
     var drainTo: UInt64 = 0
@@ -137,6 +139,7 @@ extension WriteboostCache {
         back.at = 0
         back.failed = false
         back.givenUp = false
+        for number in back.worked.indices { back.worked[number] = false }
         back.phase = .copying
         tally.batches += 1
         pumpGroups(now, &actions)
@@ -264,7 +267,6 @@ extension WriteboostCache {
             back.givenUp = true
             return endGroup(number, failed: false, now, &actions)
         }
-        back.wrote[WriteboostIndex.backing(group.key)] = true
         let first = WriteboostIndex.block(group.key) * 8
         if group.count > 1 || group.mask == 0xFF {
             writeBack(number, lower.device, first, group.count * 8, group.buffer, &actions)
@@ -292,6 +294,9 @@ extension WriteboostCache {
         if !status.isOK {
             if !back.groups[number].failed { backingFailed(backing, now, &actions) }
             back.groups[number].failed = true
+        } else {
+            back.wrote[backing] = true
+            back.worked[backing] = true
         }
         back.groups[number].pending -= 1
         if back.groups[number].pending > 0 { return }
@@ -340,8 +345,6 @@ extension WriteboostCache {
             // What this flush should have saved may be lost, and a later one will not save it.
             backings[number]?.flushLost = true
             emit(.event, &actions)
-        } else if number > 0 {
-            backings[number]?.failures = 0
         }
         back.pendingFlushes -= 1
         if back.pendingFlushes > 0 { return }
@@ -451,7 +454,13 @@ extension WriteboostCache {
         tail.serial = lastSerial[geometry.slot(of: back.last)]
         tailID = back.last
         tally.tails += 1
-        if back.failures > 0 { emit(.event, &actions) }
+        // Nothing failed in this batch.
+        var isBack = back.failures > 0
+        for number in 1..<backings.count where back.worked[number] && backings[number]?.failures ?? 0 > 0 {
+            isBack = true
+            backings[number]?.failures = 0
+        }
+        if isBack { emit(.event, &actions) }
         back.failures = 0
         back.isForwarding = false
         back.phase = .idle

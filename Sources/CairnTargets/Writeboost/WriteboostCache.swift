@@ -153,9 +153,9 @@ final class WriteboostCache {
 
     // MARK: Actions
 
-    /// Append, or keep for later when the list is nearly full.
+    /// Append, or keep for later when the list is nearly full: there must be room for `.again`, that of `WriteboostShared`, too.
     func emit(_ action: Action, _ actions: inout ActionList) {
-        if overflow.isEmpty && actions.room > 1 { return actions.append(action) }
+        if overflow.isEmpty && actions.room > 2 { return actions.append(action) }
         overflow.append(action)
         if !againPending {
             againPending = true
@@ -164,7 +164,7 @@ final class WriteboostCache {
     }
     func again(_ actions: inout ActionList) {
         againPending = false
-        while actions.room > 1, let next = overflow.popFirst() { actions.append(next) }
+        while actions.room > 2, let next = overflow.popFirst() { actions.append(next) }
         if !overflow.isEmpty {
             againPending = true
             actions.append(.again)

@@ -31,17 +31,13 @@ extension WriteboostShared {
                 "the cache was formatted on \(found.cacheSectors) sectors, the device has \(facts.size.count)",
                 hint: "give the device its size again; what is cached behind its end would be lost")
         }
-        let backing = member.backing, i = backing.identity
-        func isSame(_ b: WriteboostSuperblock.Backing) -> Bool {
-            b.kind == i.kind.rawValue && b.fileSystem == i.fileSystem && b.inode == i.inode && b.birth == i.birth && b.name == i.name
-        }
-        guard let at = found.backings.firstIndex(where: { $0.map(isSame) ?? false }), let known = found.backings[at] else {
-            let count = found.backings.count { $0 != nil }
+        let backing = member.backing
+        guard let number = found.number(of: backing.identity), let known = found.backings[number - 1] else {
             return TargetError(
-                count == 1
+                found.registered == 1
                     ? "the cache \(found.uuidText) belongs to another backing device"
-                    : "the cache \(found.uuidText) has \(count) backings, and this device is none of them",
-                hint: "a copied or replaced backing is another device; format the cache anew for it")
+                    : "the cache \(found.uuidText) has \(found.registered) backings, and this device is none of them",
+                hint: "cairn format-cache --add gives a cache one more; a copied or replaced backing is another device")
         }
         if known.sectors > backing.size.count {
             return TargetError(
@@ -53,14 +49,12 @@ extension WriteboostShared {
                 "the backing's newest data may be in the cache \(record.cache), this one is \(found.uuidText)", status: .busy,
                 hint: "open it with that cache")
         }
-        if let other = members[at + 1]?.target, other !== member, other.isAwake, !isSucceeding(member, other) {
-            return TargetError("the backing is in use under its number \(at + 1) already", status: .busy, hint: "one line for each backing")
+        if let other = members[number]?.target, other !== member, other.isAwake, current?.kind != .open {
+            return TargetError("the backing is in use by another line already", status: .busy, hint: "one line for each backing")
         }
-        member.number = at + 1
+        member.number = number
         return nil
     }
-    /// A load for the volume that has it now; by the time of its preresume the old table rests.
-    private func isSucceeding(_ member: WriteboostTarget, _ other: WriteboostTarget) -> Bool { current?.kind == .open }
 
     /// Nothing in this format says which backing it belongs to; it has one.
     func kernelMismatch(_ member: WriteboostTarget) -> TargetError? {
@@ -253,8 +247,7 @@ extension WriteboostShared {
         member.distrust = false
         settings.take(member.settings)
         cache.settings = settings
-        let registered = cache.superblock?.backings.count { $0 != nil } ?? 1
-        cache.reserve = registered < 2 ? 0 : cache.geometry.slots < 6 ? 1 : 2
+        cache.reserve = cache.superblock?.registered ?? 1 < 2 ? 0 : cache.geometry.slots < 6 ? 1 : 2
         finish(nil, &actions)
         cache.resumeLog(now, &actions)
     }

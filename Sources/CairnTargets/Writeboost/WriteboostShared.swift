@@ -147,7 +147,7 @@ package final class WriteboostShared: Resource {
 
     /// Append, or keep for later when the list is nearly full.
     func emit(_ action: Action, _ actions: inout ActionList) {
-        if overflow.isEmpty && actions.room > 1 { return actions.append(action) }
+        if overflow.isEmpty && actions.room > 2 { return actions.append(action) }
         overflow.append(action)
         if !againPending {
             againPending = true
