@@ -121,6 +121,7 @@ public final class Engine {
         case .again(let handle): call(handle) { $0.again(now: $1, into: &$2) }
         case .timer(let handle, let slot): call(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
         case .step(let volume): step(volume)
+        case .release(let resource, let member): disown(resource, member)
         case .job(let cookie, let result): endJob(cookie, result)
         case .recorded(let handle, let device, let status):
             call(handle) { $0.recorded(device, status, now: $1, into: &$2) }
@@ -162,6 +163,9 @@ public final class Engine {
             case .phaseFailed(let error): phaseEnded(slot, error)
             case .memberDone(let member): if let slot = slots[member] { phaseEnded(slot, nil) }
             case .memberFailed(let member, let error): if let slot = slots[member] { phaseEnded(slot, error) }
+            case .answered(let ticket, let error): results.append(ControlResult(ticket: ticket, error: error, event: 0))
+            case .release(let member): work.append(.release(handle, member))
+            case .wake(let resource): work.append(.again(resource))
             case .again: work.append(.again(handle))
             }
         }
@@ -221,6 +225,7 @@ enum Work {
     case identified(UInt32, DeviceID, DeviceIdentity)
     case recorded(UInt32, DeviceID, IOStatus)
     case job(UInt32, UInt64)
+    case release(UInt32, UInt32)
 }
 
 /// The end of a control operation that was started with a ticket.
@@ -229,6 +234,11 @@ public struct ControlResult: Sendable {
     public let error: TargetError?
     /// `wait`: the volume's event number.
     public let event: UInt32
+    public init(ticket: UInt64, error: TargetError? = nil, event: UInt32 = 0) {
+        self.ticket = ticket
+        self.error = error
+        self.event = event
+    }
 }
 
 public struct EngineEvent: Sendable {

@@ -285,6 +285,7 @@ extension Engine {
         }
         if let live = volume.live {
             for (new, old) in zip(table.targets, live.targets) where new.start == old.start { new.succeed(old) }
+            inherit(table, from: live)
         }
         // Whoever takes over what was only in memory holds it now; the rest is lost when the new table runs.
         volume.transition?.givesUp =

@@ -95,6 +95,10 @@ open class Target: Machine {
     open func message(_ words: [String], now: Nanoseconds, into actions: inout ActionList) throws(TargetError) -> String? {
         throw TargetError("Target type does not support messages", hint: "cairn status shows what \(typeName) has to say")
     }
+    /// A message that is an order (`OrderContext`). False: it is none.
+    open func order(
+        _ words: [String], _ context: OrderContext, now: Nanoseconds, into actions: inout ActionList
+    ) throws(TargetError) -> Bool { false }
     /// STATUSTYPE_INFO, without start, length and type.
     open func status(_ name: (DeviceID) -> String) -> String { "" }
     /// STATUSTYPE_TABLE. `name` prints a device in the form that loads again.
@@ -128,10 +132,13 @@ public struct TargetType: Sendable {
     public let claimsDevices: Bool
     /// The messages it takes, for completion: words, `one|or|another`, and what the user makes up in capitals.
     public let messages: [String]
+    /// Which words of a message are device words.
+    public let messageDevices: @Sendable (_ words: [String]) -> [Int]
     public let make: @Sendable (inout TargetContext) throws(TargetError) -> Target
 
     public init(
         name: String, version: (UInt32, UInt32, UInt32), claimsDevices: Bool = false, messages: [String] = [],
+        messageDevices: @escaping @Sendable ([String]) -> [Int] = { _ in [] },
         deviceWords: @escaping @Sendable ([TableWord]) -> [Int],
         make: @escaping @Sendable (inout TargetContext) throws(TargetError) -> Target
     ) {
@@ -139,6 +146,7 @@ public struct TargetType: Sendable {
         self.version = version
         self.claimsDevices = claimsDevices
         self.messages = messages
+        self.messageDevices = messageDevices
         self.deviceWords = deviceWords
         self.make = make
     }
@@ -159,11 +167,13 @@ public struct TargetContext {
     /// A fresh random UUID of the host.
     public let uuid: [UInt8]
     private let lookUp: (Int, _ shared: Bool) throws(TargetError) -> LowerDeviceFacts
-    private let known: (DeviceID) -> Resource?
+    private let known: () -> [Resource]
+    private let share: (Resource) throws(TargetError) -> Void
 
     public init(
         typeName: String, start: Sectors, length: Sectors, arguments: [TableWord], readOnly: Bool, arena: BufferArena,
-        now: Nanoseconds, seed: UInt64, uuid: [UInt8], known: @escaping (DeviceID) -> Resource?,
+        now: Nanoseconds, seed: UInt64, uuid: [UInt8], known: @escaping () -> [Resource],
+        share: @escaping (Resource) throws(TargetError) -> Void,
         lookUp: @escaping (Int, _ shared: Bool) throws(TargetError) -> LowerDeviceFacts
     ) {
         self.typeName = typeName
@@ -176,6 +186,7 @@ public struct TargetContext {
         self.seed = seed
         self.uuid = uuid
         self.known = known
+        self.share = share
         self.lookUp = lookUp
     }
 
@@ -186,5 +197,8 @@ public struct TargetContext {
     /// A device that other targets of this type may claim, too: that of a resource.
     public func sharedDevice(at index: Int) throws(TargetError) -> LowerDeviceFacts { try lookUp(index, true) }
     /// What is on that device, if a table names it already. Otherwise the target makes one, which others will find.
-    public func resource(on device: DeviceID) -> Resource? { known(device) }
+    public func resource(on device: DeviceID) -> Resource? { known().first { $0.device == device } }
+    /// All there are, for those that are named in another way; `hold` then claims the device, which no word of the line names.
+    public var resources: [Resource] { known() }
+    public func hold(_ resource: Resource) throws(TargetError) { try share(resource) }
 }

@@ -49,7 +49,10 @@ extension Engine {
         var context = TargetContext(
             typeName: line.type, start: Sectors(line.start), length: Sectors(line.length), arguments: line.arguments,
             readOnly: table.readOnly, arena: arena, now: now, seed: nextSeed(), uuid: randomUUID(),
-            known: { [self] device in resource(of: line.type, on: device) }
+            known: { [self] in resources.lazy.map(\.resource).filter { $0.typeName == line.type } },
+            share: { [self] (resource) throws(TargetError) in
+                taken.append(try holdShared(resource.device, of: line.type, for: volume))
+            }
         ) { [self] (index, isShared) throws(TargetError) in
             let claim = LowerDevice.Claim(type.claimsDevices, sharedBy: isShared ? line.type : nil)
             let device = try self.lookUp(line.arguments[index], for: volume, claim, catalog: catalog)
@@ -86,7 +89,7 @@ extension Engine {
         table.targets.append(target)
     }
 
-    private func lookUp(
+    func lookUp(
         _ word: TableWord, for volume: Volume, _ claim: LowerDevice.Claim, catalog: @escaping DeviceCatalog
     ) throws(TargetError) -> LowerDevice {
         let device: LowerDevice
@@ -212,7 +215,7 @@ extension Engine {
         for target in table.targets {
             orphanPieces(of: target.handle)
             timers.removeAll { $0.target == target.handle }
-            if target.resource == nil { slots.remove(target.handle) } else { detach(target, table) }
+            detach(target, table)
         }
         table.targets.removeAll()
         for use in table.uses {

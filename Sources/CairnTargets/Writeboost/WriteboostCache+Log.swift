@@ -155,9 +155,9 @@ extension WriteboostCache {
         barriers.removeAll(keepingCapacity: true)
         if commitFlushes > 0 { return }
         commitActive = false
-        if closeWanted + closeActive > 0 { closeResult = .io }
-        closeWanted = 0
-        closeActive = 0
+        if closeWanted != nil || closeActive != nil { closeResult = .io }
+        closeWanted = nil
+        closeActive = nil
     }
 
     // MARK: Commits
@@ -170,14 +170,28 @@ extension WriteboostCache {
         closeWanted = number
     }
 
+    /// With a deadline barriers wait for others: until it is there, or a segment went out full and has to be flushed anyway.
+    private func isGathering(_ now: Nanoseconds, _ actions: inout ActionList) -> Bool {
+        if settings.barrierDeadline == 0 || barriers.isEmpty || closeWanted != nil || wanted > durableSerial { return false }
+        if barrierSince == .zero {
+            barrierSince = now
+            barrierSerial = nextSerial
+            emit(.arm(timer: Timer.barrier, at: now + .milliseconds(UInt64(settings.barrierDeadline))), &actions)
+        }
+        if nextSerial == barrierSerial && now - barrierSince < .milliseconds(UInt64(settings.barrierDeadline)) { return true }
+        return false
+    }
+
     func pumpCommit(_ now: Nanoseconds, _ actions: inout ActionList) {
-        if refusesWrites && (!barriers.isEmpty || closeWanted > 0) { failBarriers(&actions) }
+        if refusesWrites && (!barriers.isEmpty || closeWanted != nil) { failBarriers(&actions) }
         if !commitActive {
-            if barriers.isEmpty && closeWanted == 0 && wanted <= durableSerial || flushLost { return }
-            if !barriers.isEmpty || closeWanted > 0 || wanted >= nextSerial { seal(closing: false, now, &actions) }
+            if barriers.isEmpty && closeWanted == nil && wanted <= durableSerial || flushLost { return }
+            if isGathering(now, &actions) { return }
+            if !barriers.isEmpty || closeWanted != nil || wanted >= nextSerial { seal(closing: false, now, &actions) }
             swap(&barriers, &committing)
+            barrierSince = .zero
             closeActive = closeWanted
-            closeWanted = 0
+            closeWanted = nil
             commitActive = true
             commitTarget = nextSerial - 1
         }
@@ -217,8 +231,8 @@ extension WriteboostCache {
         if commitFlushes > 0 { return }
         commitActive = false
         if !flushLost { durableSerial = max(durableSerial, commitCovers) }
-        if closeActive > 0 { closeResult = commitStatus(of: closeActive) }
-        closeActive = 0
+        if let number = closeActive { closeResult = commitStatus(of: number) }
+        closeActive = nil
         for barrier in committing { emit(.complete(barrier.piece, commitStatus(of: barrier.backing)), &actions) }
         committing.removeAll(keepingCapacity: true)
     }

@@ -99,10 +99,12 @@ final class WriteboostCache {
     var freeGathers: [Int] = []
     /// Barriers for the next commit and for the one under way.
     var barriers: [Barrier] = [], committing: [Barrier] = []
+    /// When the first of them came.
+    var barrierSince = Nanoseconds.zero, barrierSerial: UInt64 = 0
     var commitActive = false, commitFlushes = 0
     var commitTarget: UInt64 = 0, commitCovers: UInt64 = 0, commitStatus = IOStatus.ok
-    /// A commit for the volume of this backing, which leaves; 0: none.
-    var closeWanted = 0, closeActive = 0, closeResult: IOStatus?
+    /// A commit for the volume of this backing, which leaves, or for nobody's (0).
+    var closeWanted: Int?, closeActive: Int?, closeResult: IOStatus?
     /// Something of our own must become durable up to here.
     var wanted: UInt64 = 0
 
@@ -122,7 +124,7 @@ final class WriteboostCache {
     var lastSync = Nanoseconds.zero
 
     static let maximumRAM = 8
-    enum Timer { static let back = 0, log = 1, tick = 2 }
+    enum Timer { static let back = 0, log = 1, tick = 2, barrier = 3 }
     /// Who gets the end of an own I/O: the top byte of its token.
     enum Token {
         static let part: UInt64 = 1, flush: UInt64 = 2, read: UInt64 = 3, backRead: UInt64 = 4, backWrite: UInt64 = 5
@@ -205,6 +207,7 @@ final class WriteboostCache {
         switch timer {
         case Timer.log: retryLog(now, &actions)
         case Timer.tick: tick(now, &actions)
+        case Timer.barrier: break
         default:
             back.armed = false
             back.blockedAt = 0

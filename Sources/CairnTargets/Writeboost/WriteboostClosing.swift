@@ -16,24 +16,29 @@ struct WriteboostClosing {
 
 extension WriteboostShared {
     func beginClosing(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let member = current?.member, let cache else { return finish(nil, &actions) }
-        let isLast = !members.contains { $0.key != member.number }
-        member.isAwake = false
+        guard let order = current, let cache, isOpen else { return finish(nil, &actions) }
+        let number = order.member?.number ?? 0
+        let isLast = order.kind != .commit && !members.contains { $0.key != number } && (!isHeld || order.kind == .release)
         closing = WriteboostClosing(isLast: isLast)
-        cache.backings[member.number]?.isResting = true
+        if let member = order.member {
+            member.isAwake = false
+            cache.backings[number]?.isResting = true
+        }
         if !isAnybodyAwake { cache.suspending = true }
-        cache.commitForClose(member.number)
+        cache.commitForClose(number)
         cache.settle(now, &actions)
         advanceClosing(now, &actions)
     }
 
     func advanceClosing(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let c = closing, c.step == .draining, let cache, let member = current?.member else { return }
-        guard let status = cache.closeResult else { return }
-        if cache.backings[member.number]?.inFlight ?? 0 > 0 { return }
+        guard let c = closing, c.step == .draining, let cache, let order = current, let status = cache.closeResult else { return }
+        if cache.backings[order.member?.number ?? 0]?.inFlight ?? 0 > 0 { return }
         if c.isLast && (cache.inFlight > 0 || !cache.overflow.isEmpty) { return }
         if !status.isOK || cache.refusesWrites {
             return endClosing(TargetError("what was answered cannot be made durable (errno \(status.errno))", status: .io), &actions)
+        }
+        guard let member = order.member else {
+            return order.kind == .release ? writeClosed(nil, &actions) : endClosing(nil, &actions)
         }
         if cache.geometry.format == .kernel {
             closing?.step = .record
@@ -56,9 +61,10 @@ extension WriteboostShared {
 
     /// True when the buffer is kept.
     func closingDone(_ operation: SubOperation, _ now: Nanoseconds, _ actions: inout ActionList) -> Bool {
-        guard let c = closing, let member = current?.member, let cache else { return false }
+        guard let c = closing, let cache else { return false }
+        let member = current?.member
         switch c.step {
-        case .backing: readFacts(member, &actions)
+        case .backing: if let member { readFacts(member, &actions) }
         case .facts:
             sumUp(operation.buffer, operation.token & 1, &actions)
             return true
@@ -73,10 +79,12 @@ extension WriteboostShared {
             closing?.at = 1
             flush(device, &actions)
         case .second:
+            guard let member else { break }
             closing?.step = .record
             record(member.backing.id, dirty: cache.index.dirtyOf[member.number] > 0, &actions)
         default: break
         }
+        if c.step == .second && c.at == 1 && member == nil { endClosing(nil, &actions) }
         return false
     }
 
@@ -90,10 +98,13 @@ extension WriteboostShared {
     }
 
     func closingIdentified(_ identity: DeviceIdentity, _ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let c = closing, c.step == .identity, let cache, let member = current?.member else { return }
+        guard let c = closing, c.step == .identity else { return }
+        writeClosed(.init(modified: identity.modified, firstMiB: c.sums[0], lastMiB: c.sums[1]), &actions)
+    }
+    private func writeClosed(_ found: WriteboostSuperblock.CloseFacts?, _ actions: inout ActionList) {
+        guard let c = closing, let cache else { return }
         cache.superblock?.sequence += 1
-        cache.superblock?.backings[member.number - 1]?.closeFacts = .init(
-            modified: identity.modified, firstMiB: c.sums[0], lastMiB: c.sums[1])
+        if let member = current?.member { cache.superblock?.backings[member.number - 1]?.closeFacts = found }
         if c.isLast {
             cache.superblock?.state = .clean
             cache.superblock?.mayBeDirty = cache.index.dirtyBlocks > 0
@@ -106,13 +117,16 @@ extension WriteboostShared {
     }
 
     func endClosing(_ error: TargetError?, _ actions: inout ActionList) {
-        guard let c = closing, let member = current?.member else { return }
+        guard let c = closing, let order = current else { return }
         if error != nil {
             // Not all of it is on disk: whoever resumes goes on with what is in memory.
             cache?.superblock?.state = .inUse
         } else {
-            members[member.number] = nil
-            cache?.backings[member.number] = nil
+            if let member = order.member {
+                members[member.number] = nil
+                cache?.backings[member.number] = nil
+            }
+            if order.kind == .release { isHeld = false }
             if c.isLast { isOpen = false }
         }
         finish(error, &actions)

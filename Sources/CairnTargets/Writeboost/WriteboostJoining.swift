@@ -25,13 +25,30 @@ extension WriteboostShared {
         return mismatch(superblock, member)
     }
 
+    func tooSmall(_ found: WriteboostSuperblock) -> TargetError? {
+        if found.cacheSectors <= facts.size.count { return nil }
+        return TargetError(
+            "the cache was formatted on \(found.cacheSectors) sectors, the device has \(facts.size.count)",
+            hint: "give the device its size again; what is cached behind its end would be lost")
+    }
+
     func mismatch(_ found: WriteboostSuperblock, _ member: WriteboostTarget) -> TargetError? {
-        if found.cacheSectors > facts.size.count {
-            return TargetError(
-                "the cache was formatted on \(found.cacheSectors) sectors, the device has \(facts.size.count)",
-                hint: "give the device its size again; what is cached behind its end would be lost")
+        if let error = tooSmall(found) { return error }
+        let backing = member.backing, id = member.deviceID
+        if id > 0 {
+            if let number = found.number(of: backing.identity), number != id {
+                return TargetError(
+                    "the backing is device \(number) of this cache, not \(id)", hint: "its number stays; give it in the table")
+            }
+            if let known = found.backings[id - 1], !known.isSameDevice(as: backing.identity) {
+                return TargetError("device \(id) of this cache is another backing", status: .busy, hint: "take another number for this one")
+            }
+            // New: it is entered when it joins.
+            if found.backings[id - 1] == nil {
+                member.number = id
+                return nil
+            }
         }
-        let backing = member.backing
         guard let number = found.number(of: backing.identity), let known = found.backings[number - 1] else {
             return TargetError(
                 found.registered == 1
@@ -74,10 +91,11 @@ extension WriteboostShared {
     // MARK: Did the backing change without us?
 
     func beginJoining(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let order = current, let cache else { return }
-        let member = order.member, found = startup
+        guard let cache else { return }
+        let found = startup
         startup = nil
         joining = WriteboostJoining(found: found)
+        guard let member = current?.member else { return firstWrites(now, &actions) }
         if found == nil, let error = judge(member) { return finish(error, &actions) }
         // It was suspended without flushing, and its backing has not been let go meanwhile.
         if members[member.number] != nil { return firstWrites(now, &actions) }
@@ -122,14 +140,15 @@ extension WriteboostShared {
     // MARK: The first writes
 
     private func firstWrites(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let cache, let j = joining, let member = current?.member else { return }
+        guard let cache, let j = joining else { return }
+        let number = current?.member?.number ?? 0
         if cache.geometry.format == .kernel {
-            return j.found == nil && members[1] != nil ? joined(now, &actions) : zeroAbandoned(&actions)
+            return j.found == nil && members[number] != nil ? joined(now, &actions) : zeroAbandoned(now, &actions)
         }
-        if j.found == nil && !superblockIsClean, let known = cache.superblock?.backings[member.number - 1], known.closeFacts == nil,
-            known.sectors == member.backing.size.count
+        if j.found == nil && !superblockIsClean, let member = current?.member, let known = cache.superblock?.backings[number - 1],
+            known.closeFacts == nil, known.sectors == member.backing.size.count
         {
-            return members[member.number] == nil ? makeRecord(&actions) : joined(now, &actions)
+            return members[number] == nil ? makeRecord(now, &actions) : joined(now, &actions)
         }
         joining?.step = .summary
         if let found = j.found, found.mustClose { return writeSummary(found, &actions) }
@@ -155,7 +174,7 @@ extension WriteboostShared {
 
     /// What was just written or flushed has arrived: summary → flush → superblock B → flush → A → flush → record.
     private func written(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let cache, let j = joining, let member = current?.member else { return }
+        guard let cache, let j = joining else { return }
         switch j.step {
         case .summary:
             superblockIsClean = false
@@ -167,8 +186,7 @@ extension WriteboostShared {
             cache.superblock?.state = .inUse
             cache.superblock?.mayBeDirty = true
             cache.superblock?.dirtyBlocks = 0
-            cache.superblock?.backings[member.number - 1]?.closeFacts = nil
-            cache.superblock?.backings[member.number - 1]?.sectors = member.backing.size.count
+            if let member = current?.member { enter(member, cache) }
             joining?.step = .flush
             joining?.at = 0
             flush(device, &actions)
@@ -185,8 +203,16 @@ extension WriteboostShared {
         case .second:
             joining?.step = .third
             flush(device, &actions)
-        default: makeRecord(&actions)
+        default: makeRecord(now, &actions)
         }
+    }
+    private func enter(_ member: WriteboostTarget, _ cache: WriteboostCache) {
+        let at = member.number - 1
+        if cache.superblock?.backings[at] == nil {
+            cache.superblock?.backings[at] = .init(member.backing.identity, sectors: member.backing.size, id: member.uuid)
+        }
+        cache.superblock?.backings[at]?.closeFacts = nil
+        cache.superblock?.backings[at]?.sectors = member.backing.size.count
     }
 
     /// True when the buffer is kept.
@@ -196,7 +222,7 @@ extension WriteboostShared {
         case .facts:
             sumUp(operation.buffer, operation.token & 1, &actions)
             return true
-        case .zero, .zeroFlush: zeroed(&actions)
+        case .zero, .zeroFlush: zeroed(now, &actions)
         default: written(now, &actions)
         }
         return false
@@ -204,8 +230,8 @@ extension WriteboostShared {
 
     // MARK: The kernel's format: headers of what was abandoned
 
-    private func zeroAbandoned(_ actions: inout ActionList) {
-        guard let zero = joining?.found?.zero, !zero.isEmpty else { return makeRecord(&actions) }
+    private func zeroAbandoned(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let zero = joining?.found?.zero, !zero.isEmpty else { return makeRecord(now, &actions) }
         joining?.step = .zero
         zeroNext(zero, &actions)
     }
@@ -216,9 +242,9 @@ extension WriteboostShared {
         let offset = WriteboostKernelFormat.dataOffset + UInt64(zero[j.at]) * WriteboostKernelFormat.slotBytes
         send(device, .write, offset, buffer, 4096, 0, &actions)
     }
-    private func zeroed(_ actions: inout ActionList) {
+    private func zeroed(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let j = joining, let zero = j.found?.zero else { return }
-        if j.step == .zeroFlush { return makeRecord(&actions) }
+        if j.step == .zeroFlush { return makeRecord(now, &actions) }
         if j.at < zero.count { return zeroNext(zero, &actions) }
         joining?.step = .zeroFlush
         flush(device, &actions)
@@ -227,15 +253,21 @@ extension WriteboostShared {
     // MARK: In
 
     /// The state directory learns that the newest data of the backing may be here.
-    private func makeRecord(_ actions: inout ActionList) {
-        guard let member = current?.member else { return }
+    private func makeRecord(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let member = current?.member else { return joined(now, &actions) }
         joining?.step = .record
         record(member.backing.id, dirty: true, &actions)
     }
 
     func joined(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let member = current?.member, let cache else { return }
+        guard let cache else { return }
         isOpen = true
+        cache.reserve = cache.superblock?.registered ?? 1 < 2 ? 0 : cache.geometry.slots < 6 ? 1 : 2
+        guard let member = current?.member else {
+            isHeld = true
+            cache.suspending = true
+            return finish(nil, &actions)
+        }
         if members[member.number] == nil {
             cache.backings[member.number] = .init(device: member.backing.id, sectors: member.backing.size.count)
         } else {
@@ -247,7 +279,6 @@ extension WriteboostShared {
         member.distrust = false
         settings.take(member.settings)
         cache.settings = settings
-        cache.reserve = cache.superblock?.registered ?? 1 < 2 ? 0 : cache.geometry.slots < 6 ? 1 : 2
         finish(nil, &actions)
         cache.resumeLog(now, &actions)
     }

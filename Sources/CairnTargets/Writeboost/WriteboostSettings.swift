@@ -12,6 +12,8 @@ struct WriteboostSettings: Equatable {
     /// Taken and shown; blocks that were read are not kept yet.
     var readCacheThreshold = 0
     var readCacheCells = 2048
+    /// Milliseconds that a barrier waits for others, unless a segment becomes full; by the manager's message only.
+    var barrierDeadline = 0
     /// The words as given, which `table` repeats.
     var words: [String] = []
 

@@ -16,10 +16,14 @@ import DequeModule
 /// leave: commit of the log → flush of the volume's backing → superblock B, with what the backing looks like now → flush → A → flush →
 ///        state directory → answer. With the last volume the superblock says clean.
 package final class WriteboostShared: Resource {
-    enum Kind { case open, join, leave }
+    enum Kind { case open, join, leave, hold, release, commit, format }
     struct Order {
         let kind: Kind
-        unowned let member: WriteboostTarget
+        /// Of the first three. The others are a manager's: its handle, and the ticket of its order.
+        let who: Unowned?
+        var manager: UInt32 = 0
+        var ticket: UInt64 = 0
+        var member: WriteboostTarget? { who?.target }
     }
 
     let arena: BufferArena
@@ -29,6 +33,10 @@ package final class WriteboostShared: Resource {
     /// What the cache has in memory counts, not what is on its device.
     var isOpen = false
     var settings = WriteboostSettings()
+    /// The first version's number of the cache, 1 ... 127; 0: it has none.
+    var cacheID = 0
+    /// A manager keeps it open; and wants what is in it written back.
+    var isHeld = false, wantsDrain = false
     /// Awake, or held: suspended without flushing, or in vain, so that memory knows more than the disk.
     var members: [Int: Unowned] = [:]
     struct Unowned { unowned let target: WriteboostTarget }
@@ -38,6 +46,7 @@ package final class WriteboostShared: Resource {
     var startup: WriteboostStartup?
     var joining: WriteboostJoining?
     var closing: WriteboostClosing?
+    var formatting: WriteboostFormatting?
     /// I/O, jobs and questions of the operation under way, or of one that was given up.
     var underWay = 0
     /// The superblock on disk may say clean: it must say otherwise before the next write.
@@ -58,19 +67,24 @@ package final class WriteboostShared: Resource {
     // MARK: Operations
 
     func order(_ kind: Kind, _ member: WriteboostTarget, _ now: Nanoseconds, _ actions: inout ActionList) {
-        queue.append(Order(kind: kind, member: member))
+        queue.append(Order(kind: kind, who: Unowned(target: member)))
         pump(now, &actions)
+    }
+
+    /// Of a manager: it has to wake this resource afterwards.
+    func order(_ kind: Kind, manager: UInt32, ticket: UInt64) {
+        queue.append(Order(kind: kind, who: nil, manager: manager, ticket: ticket))
     }
 
     func pump(_ now: Nanoseconds, _ actions: inout ActionList) {
         while current == nil && underWay == 0, let next = queue.popFirst() {
             current = next
             switch next.kind {
-            case .open where isOpen: finish(judge(next.member), &actions)
-            case .open: beginStartup(now, &actions)
+            case .open where isOpen: finish(next.member.flatMap { judge($0) }, &actions)
             case .join where isOpen: beginJoining(now, &actions)
-            case .join: beginStartup(now, &actions)
-            case .leave: beginClosing(now, &actions)
+            case .open, .join, .hold: beginStartup(now, &actions)
+            case .leave, .release, .commit: beginClosing(now, &actions)
+            case .format: beginFormat(&actions)
             }
         }
     }
@@ -82,11 +96,15 @@ package final class WriteboostShared: Resource {
         startup = nil
         joining = nil
         closing = nil
-        if let error {
-            if !isOpen { cache = nil }
-            emit(.memberFailed(order.member.handle, error), &actions)
-        } else {
-            emit(.memberDone(order.member.handle), &actions)
+        formatting = nil
+        if error != nil && !isOpen { cache = nil }
+        if let member = order.member {
+            return emit(error.map { .memberFailed(member.handle, $0) } ?? .memberDone(member.handle), &actions)
+        }
+        emit(.answered(order.ticket, error), &actions)
+        if order.kind == .format || order.kind == .hold && error != nil || order.kind == .release && error == nil {
+            cacheID = 0
+            emit(.release(order.manager), &actions)
         }
     }
 
@@ -108,7 +126,7 @@ package final class WriteboostShared: Resource {
     /// A table was abandoned: what was begun for it goes no further.
     func abandon(_ member: WriteboostTarget) {
         queue.removeAll { $0.member === member }
-        if let order = current, order.member === member {
+        if current?.member === member, current != nil {
             if closing != nil { cache?.superblock?.state = .inUse }
             current = nil
             startup = nil
@@ -216,13 +234,15 @@ package final class WriteboostShared: Resource {
     private func operationDone(_ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         var isKept = false
         defer { if !operation.buffer.isNone && !isKept { giveBack(operation.buffer) } }
-        if startup == nil && joining == nil && closing == nil { return }
+        if current == nil { return }
         if !status.isOK {
             let what = operation.operation == .read ? "reading" : operation.operation == .flush ? "flushing" : "writing"
             let whose = operation.device == device ? "cache's metadata" : "backing"
             return failed(TargetError("\(what) the \(whose) failed (errno \(status.errno))", status: status), &actions)
         }
-        if startup != nil {
+        if formatting != nil {
+            formatDone(operation, &actions)
+        } else if startup != nil {
             startupDone(operation, now, &actions)
         } else if joining != nil {
             isKept = joiningDone(operation, now, &actions)
@@ -251,6 +271,10 @@ package final class WriteboostShared: Resource {
             actions.append(.again)
         }
         if startup?.step == .replay { replaySome(now, &actions) }
+        if wantsDrain {
+            wantsDrain = false
+            if isOpen { cache?.drain(now, &actions) }
+        }
         moveOn(now, &actions)
     }
     package override func identified(

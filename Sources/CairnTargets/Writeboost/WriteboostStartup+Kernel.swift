@@ -12,7 +12,12 @@ extension WriteboostShared {
         guard let geometry = WriteboostGeometry(kernelSectors: facts.size.count) else {
             return finish(TargetError("the cache device is too small for a log in the kernel's format"), &actions)
         }
-        if let error = kernelMismatch(order.member) { return finish(error, &actions) }
+        guard let member = order.member else {
+            return finish(
+                TargetError("the cache is in the kernel's format, which has one backing", hint: "name the cache device in its table"),
+                &actions)
+        }
+        if let error = kernelMismatch(member) { return finish(error, &actions) }
         if order.kind == .open { return finish(nil, &actions) }
         settings = WriteboostSettings()
         cache = WriteboostCache(geometry, arena: arena, device: device, settings: settings)
@@ -70,7 +75,7 @@ extension WriteboostShared {
     }
 
     private func look(_ bytes: UnsafeRawBufferPointer, _ slot: Int) -> WriteboostKernelChain.Slot {
-        guard let cache, let order = current else { return .empty }
+        guard let cache, let member = current?.member else { return .empty }
         let header: WriteboostKernelFormat.Header
         do throws(DecodeError) {
             guard let found = try WriteboostKernelFormat.header(bytes) else { return .empty }
@@ -82,7 +87,7 @@ extension WriteboostShared {
         if header.id <= startup?.record ?? 0 { return .good(header.id) }
         for i in 0..<header.length {
             do throws(DecodeError) {
-                let found = try WriteboostKernelFormat.metablock(bytes, i, backingSectors: order.member.backing.size.count)
+                let found = try WriteboostKernelFormat.metablock(bytes, i, backingSectors: member.backing.size.count)
                 let at = Int(cache.geometry.entry(slot, i + 1))
                 cache.index.keys[at] = WriteboostIndex.key(1, found.sector / 8)
                 cache.index.live[at] = found.dirtyBits

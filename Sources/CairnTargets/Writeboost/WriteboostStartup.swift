@@ -86,7 +86,7 @@ extension WriteboostShared {
         do throws(DecodeError) { superblock = try WriteboostSuperblock.choose(s.a, s.b) } catch {
             return finish(TargetError(Self.sentence(error), hint: Self.hint(error)), &actions)
         }
-        if let error = mismatch(superblock, order.member) { return finish(error, &actions) }
+        if let error = order.member.flatMap({ mismatch(superblock, $0) }) ?? tooSmall(superblock) { return finish(error, &actions) }
         if order.kind == .open { return finish(nil, &actions) }
         settings = WriteboostSettings()
         settings.writebackThreshold = 70
