@@ -31,7 +31,7 @@ extension Engine {
         guard let device = devices[Int(id.index)] else { throw TargetError("Device lookup failed", status: .noDevice) }
         if let refusal = device.refusal(for: volume, claim) { throw TargetError("Device lookup failed: \(refusal)", status: .busy) }
         device.hold(volume, claim)
-        return Table.Use(device: device, claim: claim)
+        return Table.Use(device: device, claim: claim, isNamed: false)
     }
 
     /// A target whose table is dropped leaves; with the last one the resource ends.
@@ -90,7 +90,7 @@ extension Engine {
                 let claim = LowerDevice.Claim(true, sharedBy: type)
                 let device = try lookUp(TableWord(raw: word, text: word), for: volume, claim, catalog: catalog)
                 device.hold(volume, claim)
-                opened.append(Table.Use(device: device, claim: claim))
+                opened.append(Table.Use(device: device, claim: claim, isNamed: false))
                 return LowerDeviceFacts(
                     id: device.id, size: device.size, limits: device.limits, identity: device.identity, record: device.record,
                     readOnly: device.readOnly)

@@ -71,6 +71,8 @@ public final class Table {
     public struct Use {
         let device: LowerDevice
         let claim: LowerDevice.Claim
+        /// A word of its line names it.
+        var isNamed = true
     }
 
     public internal(set) var targets: [Target] = []

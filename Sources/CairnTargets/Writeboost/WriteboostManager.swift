@@ -52,11 +52,20 @@ package final class WriteboostManager: Target {
     package override func succeed(_ predecessor: Target) {
         guard let old = predecessor as? WriteboostManager else { return }
         caches = old.caches
+        old.caches = [:]
         cursor = old.cursor
         updateInterval = old.updateInterval
     }
 
+    /// Its caches are closed behind their last volumes.
+    package override func leave(now: Nanoseconds, into actions: inout ActionList) {
+        for (_, shared) in caches { shared.isHeld = false }
+    }
+
     // MARK: Orders
+
+    /// What is closed is let go of.
+    private func tidy() { caches = caches.filter { $0.value.isOpen || $0.value.current != nil || !$0.value.queue.isEmpty } }
 
     /// The cache under the cursor, while it is open.
     private var cache: (shared: WriteboostShared, log: WriteboostCache)? {
@@ -71,6 +80,7 @@ package final class WriteboostManager: Target {
     package override func order(
         _ words: [String], _ context: OrderContext, now: Nanoseconds, into actions: inout ActionList
     ) throws(TargetError) -> Bool {
+        tidy()
         let name = words[0].lowercased()
         let shared: WriteboostShared
         switch (name, words.count) {
