@@ -13,12 +13,3 @@ public struct SplitMix64: RandomNumberGenerator, Sendable {
         return z ^ (z >> 31)
     }
 }
-
-/// The 16 bytes of a random UUID (RFC 9562, version 4) out of 128 random bits.
-public func randomUUID(_ first: UInt64, _ second: UInt64) -> [UInt8] {
-    var bytes: [UInt8] = []
-    for word in [first, second] { for shift in 0..<8 { bytes.append(UInt8(truncatingIfNeeded: word >> UInt64(shift * 8))) } }
-    bytes[6] = bytes[6] & 0x0F | 0x40
-    bytes[8] = bytes[8] & 0x3F | 0x80
-    return bytes
-}

@@ -15,9 +15,9 @@ public final class Engine {
     // MARK: Outboxes, drained by the host
 
     /// I/O for the host's devices.
-    public var deviceOperations = Deque<DeviceOperation>()
+    public var deviceOperations = RingQueue<DeviceOperation>()
     /// Answers for clients.
-    public var completions = Deque<RequestCompletion>()
+    public var completions = RingQueue<RequestCompletion>()
     /// Ends of control operations.
     public var results = Deque<ControlResult>()
     public var events = Deque<EngineEvent>()
@@ -42,7 +42,9 @@ public final class Engine {
     var jobs = Pool<JobRecord>(capacity: 64, blank: JobRecord())
     var requests: Pool<RequestRecord>
     var pieces: Pool<PieceRecord>
-    var work = Deque<Work>()
+    var work = RingQueue<Work>()
+    /// One for each `.control` in `work`, in the same order.
+    var controlWork = RingQueue<ControlWork>(capacity: 16)
     var timers: [TimerRecord] = []
     var waiters: [EventWaiter] = []
     var actions = ActionList()
@@ -120,14 +122,23 @@ public final class Engine {
         case .below(let piece, let status): belowDone(piece, status)
         case .again(let handle): call(handle) { $0.again(now: $1, into: &$2) }
         case .timer(let handle, let slot): call(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
-        case .step(let volume): step(volume)
+        case .control: if let item = controlWork.popFirst() { perform(item) }
         case .release(let resource, let member): disown(resource, member)
         case .job(let cookie, let result): endJob(cookie, result)
         case .recorded(let handle, let device, let status):
             call(handle) { $0.recorded(device, status, now: $1, into: &$2) }
+        }
+    }
+    private func perform(_ item: ControlWork) {
+        switch item {
+        case .step(let volume): step(volume)
         case .identified(let handle, let device, let identity):
             call(handle) { $0.identified(device, identity, now: $1, into: &$2) }
         }
+    }
+    func append(_ item: ControlWork) {
+        controlWork.append(item)
+        work.append(.control)
     }
 
     /// Call a handler, if the machine still exists, and carry out its actions.
@@ -183,7 +194,7 @@ public final class Engine {
         guard let device = devices[Int(id.index)] else { return }
         switch device.kind {
         case .host(let host): identifyRequests.append((handle, id, host.host))
-        case .volume: work.append(.identified(handle, id, device.identity))
+        case .volume: append(.identified(handle, id, device.identity))
         }
     }
 
@@ -205,7 +216,7 @@ public final class Engine {
 
     /// The host's answer to an `identifyRequests` entry.
     public func identified(target: UInt32, device: DeviceID, identity: DeviceIdentity) {
-        work.append(.identified(target, device, identity))
+        append(.identified(target, device, identity))
     }
 
     // MARK: Randomness, from the host's seed
@@ -214,18 +225,22 @@ public final class Engine {
     func randomUUID() -> [UInt8] { CairnCore.randomUUID(nextSeed(), nextSeed()) }
 }
 
-/// What waits to be done. Kept small: it is copied through the queue.
+/// What waits to be done. Kept small and plain, without references: it is copied through the queue.
 enum Work {
     case start(UInt32)
     case map(UInt32)
     case below(UInt32, IOStatus)
     case again(UInt32)
     case timer(UInt32, Int)
-    case step(Volume)
-    case identified(UInt32, DeviceID, DeviceIdentity)
     case recorded(UInt32, DeviceID, IOStatus)
     case job(UInt32, UInt64)
     case release(UInt32, UInt32)
+    /// The first of `Engine.controlWork`.
+    case control
+}
+enum ControlWork {
+    case step(Volume)
+    case identified(UInt32, DeviceID, DeviceIdentity)
 }
 
 /// The end of a control operation that was started with a ticket.

@@ -123,9 +123,9 @@ extension Engine {
     }
 
     private func split(_ index: UInt32, _ table: Table) {
-        let request = requests[index]
-        var sector = request.sector, left = request.count
-        if sector + left > table.size || request.operation.changesData && table.readOnly {
+        let operation = requests[index].operation, first = requests[index].sector
+        var sector = first, left = requests[index].count
+        if sector + left > table.size || operation.changesData && table.readOnly {
             requests[index].status = .io  // the table changed under a parked request
             return
         }
@@ -135,18 +135,18 @@ extension Engine {
             let inside = sector - target.start
             var count = min(left, target.length - inside)
             var clones = 1
-            if request.operation.hasData {
+            if operation.hasData {
                 let cut = UInt64(target.traits.maximumIO)
                 if cut > 0 { count = min(count, Sectors(cut - inside.count % cut)) }
                 if transfer > 0 { count = min(count, Sectors(transfer)) }
             } else {
-                clones = request.operation == .discard ? target.traits.discardClones : target.traits.writeZeroesClones
-                let limit = request.operation == .discard ? table.limits.maximumDiscard : table.limits.maximumWriteZeroes
+                clones = operation == .discard ? target.traits.discardClones : target.traits.writeZeroesClones
+                let limit = operation == .discard ? table.limits.maximumDiscard : table.limits.maximumWriteZeroes
                 if limit > 0 { count = min(count, Sectors(UInt64(limit))) }
                 if target.traits.maximumRange > 0 { count = min(count, Sectors(target.traits.maximumRange)) }
                 if clones == 0 { requests[index].status = requests[index].status.joined(.unsupported) }
             }
-            let offset = Int((sector - request.sector).bytes.count)
+            let offset = Int((sector - first).bytes.count)
             for clone in 0..<clones { addPiece(index, target, inside, count, offset, clone) }
             sector += count
             left -= count
@@ -154,12 +154,12 @@ extension Engine {
     }
 
     private func addPiece(_ index: UInt32, _ target: Target, _ sector: Sectors, _ count: Sectors, _ offset: Int, _ clone: Int) {
-        let request = requests[index]
-        let buffer = request.operation.hasData ? request.buffer.slice(from: offset, length: Int(count.bytes.count)) : .none
+        let operation = requests[index].operation
+        let buffer = operation.hasData ? requests[index].buffer.slice(from: offset, length: Int(count.bytes.count)) : .none
         requests[index].pending += 1
         let piece = pieces.take(
             PieceRecord(
-                place: .target, request: index, target: target.handle, operation: request.operation, flags: request.flags,
+                place: .target, request: index, target: target.handle, operation: operation, flags: requests[index].flags,
                 sector: sector, count: count, buffer: buffer, clone: Int32(clone), queued: true, started: now))
         slots[target.handle]?.statistics.inFlight += 1
         work.append(.map(piece))
@@ -247,13 +247,14 @@ extension Engine {
     func finishPiece(_ index: UInt32, _ status: IOStatus) {
         precondition(pieces[index].place == .target, "a piece was completed that the target does not have")
         if pieces[index].orphan { return discardOrphan(index) }
-        let piece = pieces[index]
-        if let slot = slots[piece.target] {
-            slot.statistics.inFlight -= 1
-            slot.statistics.record(piece.operation, bytes: piece.count.bytes.count, status: status, time: now - piece.started)
+        if let statistics = slots[pieces[index].target]?.statistics {
+            statistics.inFlight -= 1
+            statistics.record(
+                pieces[index].operation, bytes: pieces[index].count.bytes.count, status: status, time: now - pieces[index].started)
         }
+        let request = pieces[index].request
         pieces.give(index)
-        release(piece.request, status)
+        release(request, status)
     }
 
     private func release(_ index: UInt32, _ status: IOStatus) {
@@ -262,35 +263,36 @@ extension Engine {
         if requests[index].pending > 0 { return }
         if let volume = requests[index].volume {
             volume.inFlight -= 1
-            let r = requests[index]
-            if case .suspendFlush = r.origin {
+            if case .suspendFlush = requests[index].origin {
             } else {
-                volume.statistics.record(r.operation, bytes: r.count.bytes.count, status: r.status, time: now - r.started)
+                volume.statistics.record(
+                    requests[index].operation, bytes: requests[index].count.bytes.count, status: requests[index].status,
+                    time: now - requests[index].started)
             }
-            if volume.transition != nil && volume.inFlight == 0 { work.append(.step(volume)) }
+            if volume.transition != nil && volume.inFlight == 0 { append(.step(volume)) }
         }
         answer(index)
     }
 
     private func answer(_ index: UInt32) {
-        let request = requests[index]
-        arena.release(request.buffer)
-        requests.give(index)
-        switch request.origin {
+        let status = requests[index].status, origin = requests[index].origin
+        arena.release(requests[index].buffer)
+        switch origin {
         case .none: break
-        case .client(let token): completions.append(RequestCompletion(token: token, status: request.status))
-        case .piece(let piece): work.append(.below(piece, request.status))
+        case .client(let token): completions.append(RequestCompletion(token: token, status: status))
+        case .piece(let piece): work.append(.below(piece, status))
         case .suspendFlush:
-            if let volume = request.volume {
+            if let volume = requests[index].volume {
                 volume.flushPending = false
-                if !request.status.isOK {
+                if !status.isOK {
                     volume.transition?.error = TargetError(
-                        "flushing failed", status: request.status,
+                        "flushing failed", status: status,
                         hint: "writes since the last good flush may be lost; remove --force gives them up")
                 }
-                work.append(.step(volume))
+                append(.step(volume))
             }
         }
+        requests.give(index)
     }
 
     /// A piece for a volume below: it becomes a request there.

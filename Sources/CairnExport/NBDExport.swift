@@ -1,23 +1,23 @@
 package import CairnCore
 
-/// What the server tells of an export. Sizes in bytes.
-package struct NBDExport {
-    package var name: String
+/// What the server tells of an export. Sizes in bytes. A class, so that looking at it for each request copies no strings.
+package final class NBDExport: Sendable {
+    package let name: String
     /// The service's own number of the volume.
-    package var volume: UInt32
-    package var size: UInt64
-    package var readOnly: Bool
-    package var canTrim: Bool
+    package let volume: UInt32
+    package let size: UInt64
+    package let readOnly: Bool
+    package let canTrim: Bool
     /// Without it zeroes are written as data, and FAST_ZERO is answered ENOTSUP.
-    package var canWriteZeroes: Bool
+    package let canWriteZeroes: Bool
     /// WRITE_ZEROES is faster than writing; only with `canWriteZeroes`.
-    package var fastZero: Bool
+    package let fastZero: Bool
     /// Seeks cost time.
-    package var rotational: Bool
+    package let rotational: Bool
     /// Powers of two.
-    package var minimumBlock: UInt32
-    package var preferredBlock: UInt32
-    package var description: String
+    package let minimumBlock: UInt32
+    package let preferredBlock: UInt32
+    package let description: String
 
     package init(
         name: String, volume: UInt32, size: UInt64, readOnly: Bool, canTrim: Bool, canWriteZeroes: Bool,

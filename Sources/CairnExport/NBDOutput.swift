@@ -63,10 +63,11 @@ struct NBDOutput: ~Copyable {
         if used + bytes.count > ring.count { grow(to: used + bytes.count) }
         var tail = head + used
         if tail >= ring.count { tail -= ring.count }
-        let part = min(bytes.count, ring.count - tail)
-        UnsafeMutableRawBufferPointer(rebasing: ring[tail..<tail + part]).copyMemory(
-            from: UnsafeRawBufferPointer(rebasing: bytes[..<part]))
-        if part < bytes.count { ring.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[part...])) }
+        if let to = ring.baseAddress, let from = bytes.baseAddress {
+            let part = min(bytes.count, ring.count - tail)
+            (to + tail).copyMemory(from: from, byteCount: part)
+            if part < bytes.count { to.copyMemory(from: from + part, byteCount: bytes.count - part) }
+        }
         used += bytes.count
         pending += bytes.count
         if pieces.count > first && pieces[pieces.count - 1].buffer.isNone {

@@ -274,9 +274,9 @@ extension NBDConnection {
     }
 
     private func simple(_ cookie: UInt64, _ error: UInt32) {
-        output.integer(NBDWire.simpleReplyMagic)
-        output.integer(error)
-        output.integer(cookie)
+        // Magic and error, then the cookie: one piece of 16 bytes.
+        let words = (UInt64(NBDWire.simpleReplyMagic) << 32 | UInt64(error), cookie)
+        withUnsafeBytes(of: (words.0.bigEndian, words.1.bigEndian)) { output.append($0) }
     }
 
     private func chunk(_ cookie: UInt64, _ type: UInt16, _ length: UInt32) {

@@ -69,6 +69,9 @@ final class Reactor {
     let limits = NBDLimits()
     private var gathered: [UnsafeRawBufferPointer] = []
     private var touched: [Int] = []
+    /// Somebody came while a sync held up this thread: until then syncs go by the ring.
+    private var companyUntil = Nanoseconds.zero
+    private static let company = Nanoseconds.milliseconds(500)
 
     init(_ options: EngineOptions) throws(SystemError) {
         self.options = options
@@ -144,11 +147,13 @@ final class Reactor {
             io.drain { engine.deviceCompleted($0, $1) }
             for index in touched { if let client = clients[index] { submitRequests(client) } }
             engine.run(now: engine.now)
+            io.mayWait = isLonely
             while let operation = engine.deviceOperations.popFirst() {
                 guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
                 io.submit(operation, host.file)
             }
             if io.hasEnded { moved = true }
+            if io.takeHasWaited() { lookForCompany() }
             while let done = engine.completions.popFirst() {
                 moved = true
                 let index = Int(done.token >> 32)
@@ -169,6 +174,19 @@ final class Reactor {
             while let job = engine.jobRequests.popFirst() { carryOut(job) }
             drainControl()
         }
+    }
+
+    /// One request of one client is all there is. With it goes what serves it: a sync can hold up nobody else.
+    private var isLonely: Bool {
+        if engine.now < companyUntil { return false }
+        var requests = 0
+        for case let client? in clients { requests += client.nbd.inFlight }
+        return requests == 1
+    }
+    /// After a sync on this thread: whoever sent something meanwhile had to wait. What they sent is still there for the next `wait`.
+    private func lookForCompany() {
+        poller.wait(.zero)
+        if !poller.events.isEmpty { companyUntil = monotonicNow() + Self.company }
     }
 
     private func drainControl() {

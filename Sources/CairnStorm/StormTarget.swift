@@ -69,12 +69,26 @@ package struct StormTarget: Sendable {
     var metadata: Range<UInt64>? { layout.map { 0..<$0.dataOffset / 512 } }
     private var isNeverDirty: Bool { !tables.contains { $0.contains("writeback") } && !messages.contains("mode writeback") }
 
-    /// For real files: their names and sectors, and the block size a cache among them is formatted with.
+    /// For real files: their names and sectors.
     package var files: [(name: String, sectors: UInt64)] {
-        guard let layout else { return [("a", Self.sectors + 64), ("b", Self.sectors + 64)] }
-        return [("a", Self.sectors), ("b", layout.totalBytes / 512)]
+        switch kind {
+        case .linear, .striped, .flakey: [("a", Self.sectors + 64), ("b", Self.sectors + 64)]
+        // The smallest that the command formats.
+        case .writeboost, .writeboostKernel: [("a", Self.sectors), ("b", 10_240)]
+        case .writeboostShared: [("a", Self.sectors), ("b", 10_240), ("c", Self.sectors)]
+        case .ssdcache: [("a", Self.sectors), ("b", layout.map { $0.totalBytes / 512 } ?? 0)]
+        }
     }
-    package var cacheBlockSectors: UInt64? { layout?.blockSectors }
+    /// What `format-cache` is told of the second file, where that is a cache.
+    package var formatWords: [String]? {
+        switch kind {
+        case .linear, .striped, .flakey: nil
+        case .writeboost: ["--target", "writeboost"]
+        case .writeboostKernel: ["--target", "writeboost", "--format", "kernel"]
+        case .writeboostShared: ["--target", "writeboost", "--backing", "c"]
+        case .ssdcache: ["--target", "ssdcache", "--blocksize", "\(blockSectors)"]
+        }
+    }
 
     private static func log(_ name: String, _ kind: Kind, _ words: [String]) -> StormTarget {
         StormTarget(name: name, kind: kind, tables: words.map { "0 \(sectors) writeboost a b \($0)" })

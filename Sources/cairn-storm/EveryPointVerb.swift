@@ -22,7 +22,10 @@ func everyPoint(_ options: Options) async throws -> Bool {
             continue
         }
         let start = ContinuousClock.now, deadline = options.minutes.map { start + .seconds(Int64($0) * 60) / targets.count }
-        let summary = try await EveryPoint.run(target, length: options.length, threads: options.threads, until: deadline)
+        let progress = Progress("\(target.name), every point", unit: "beginnings of workloads", all: target.heads(options.length).count)
+        let summary = try await EveryPoint.run(target, length: options.length, threads: options.threads, until: deadline) {
+            progress.tick(bad: $0)
+        }
         for violation in summary.violations.prefix(5) {
             print("VIOLATION \(target.name): \(violation.operations.joined(separator: "; "))\n  \(violation.text)")
             for line in violation.words.suffix(40) { print("    \(line)") }

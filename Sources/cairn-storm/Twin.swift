@@ -28,8 +28,8 @@ struct Twin {
             guard file >= 0, ftruncate(file, off_t(sectors * 512)) == 0 else { throw Failed(text: "\(directory)/\(name) cannot be made") }
             close(file)
         }
-        if let size = target.cacheBlockSectors {
-            try run(["format-cache", "--target", "ssdcache", "--backing", path("a"), "--blocksize", "\(size)", "--yes", path("b")])
+        if let words = target.formatWords {
+            try run(["format-cache"] + words + ["--backing", path("a"), "--yes", path("b")])
         }
     }
 

@@ -90,8 +90,12 @@ func twin(_ target: StormTarget, _ engine: String, _ options: Options) throws ->
     let start = ContinuousClock.now
     var twin = try Twin(target, seed: options.seed, cairn: engine, directory: directory)
     var failed: String?
+    let progress = Progress(target.name, unit: "rounds", all: Int(clamping: options.count))
     for round in 0..<options.count {
-        do { try twin.round() } catch let error {
+        do {
+            try twin.round()
+            progress.tick()
+        } catch let error {
             failed = "round \(round): \((error as? Twin.Failed)?.text ?? "the engine went away by itself")"
             break
         }
@@ -105,10 +109,14 @@ func twin(_ target: StormTarget, _ engine: String, _ options: Options) throws ->
 }
 
 /// Every `threads`-th seed from `first` on.
-func lane(_ target: StormTarget, _ first: UInt64, _ options: Options, until deadline: ContinuousClock.Instant?) -> StormSummary {
+func lane(
+    _ target: StormTarget, _ first: UInt64, _ options: Options, until deadline: ContinuousClock.Instant?, _ progress: Progress
+) -> StormSummary {
     var summary = StormSummary(), seed = first
     while deadline.map({ ContinuousClock.now < $0 }) ?? (seed < options.seed + options.count) {
-        summary.add(Storm.run(target, seed: seed, faults: options.faults), of: target)
+        let outcome = Storm.run(target, seed: seed, faults: options.faults)
+        summary.add(outcome, of: target)
+        progress.tick(bad: outcome.violation != nil)
         if summary.violations.count >= 20 { break }
         seed += UInt64(options.threads)
     }
@@ -155,9 +163,10 @@ do {
             let start = ContinuousClock.now
             let deadline = options.minutes.map { start + .seconds(Int64($0) * 60) / targets.count }
             var summary = StormSummary()
+            let progress = Progress(target.name, unit: "seeds", all: deadline == nil ? Int(clamping: options.count) : nil)
             await withTaskGroup(of: StormSummary.self) { group in
                 for thread in 0..<UInt64(options.threads) {
-                    group.addTask { lane(target, options.seed + thread, options, until: deadline) }
+                    group.addTask { lane(target, options.seed + thread, options, until: deadline, progress) }
                 }
                 for await part in group { summary.add(part) }
             }

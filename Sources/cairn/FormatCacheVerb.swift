@@ -132,7 +132,7 @@ enum FormatCacheVerb {
 
     static func givenUUID(_ arguments: Arguments) throws(TargetError) -> [UInt8]? {
         guard let text = arguments["uuid"] else { return nil }
-        guard let given = SSDCacheSuperblock.uuid(text.lowercased()) else {
+        guard let given = parseUUID(text.lowercased()) else {
             throw TargetError("\"\(text)\" is no uuid", hint: "one looks like 01234567-89ab-cdef-0123-456789abcdef")
         }
         return given

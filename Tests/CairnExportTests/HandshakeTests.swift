@@ -200,8 +200,10 @@ private let tooBig: UInt32 = 0x8000_0009
     func flags(_ export: NBDExport, _ expected: UInt16) {
         #expect(export.flags(structured: false) == expected)
         #expect(export.flags(structured: true) == expected | 128)
-        var disk = export
-        disk.rotational = true
+        let disk = NBDExport(
+            name: export.name, volume: export.volume, size: export.size, readOnly: export.readOnly, canTrim: export.canTrim,
+            canWriteZeroes: export.canWriteZeroes, minimumBlock: export.minimumBlock, preferredBlock: export.preferredBlock,
+            rotational: true)
         #expect(disk.flags(structured: false) == expected | 16)
     }
 

@@ -198,13 +198,13 @@ struct SSDCacheOfflineTests {
 
     // MARK: The backing
 
-    private static let ours = SSDCacheSuperblock.text(ofUUID: Sample.uuid)
+    private static let ours = uuidString(Sample.uuid)
     private static func identity(inode: UInt64 = 7, sectors: UInt64 = Sample.backingSectors) -> DeviceIdentity {
         var identity = DeviceIdentity(kind: .file, size: Sectors(sectors))
         identity.inode = inode
         return identity
     }
-    private static let facts = SSDCacheSuperblock.CloseFacts(modified: 1, firstMiB: 2, lastMiB: 3)
+    private static let facts = CloseFacts(modified: 1, firstMiB: 2, lastMiB: 3)
 
     @Test func anotherBackingIsRefused() throws {
         let medium = try Sample().medium()
@@ -264,7 +264,7 @@ struct SSDCacheOfflineTests {
         let sample = try Sample(), medium = sample.medium()
         let record = BackingRecord(cache: Self.ours, dirty: true, writtenAlone: false)
         let done = try repair(medium, .init(newUUID: Sample.other), .init(record: record))
-        #expect(done.records == [BackingRecord(cache: SSDCacheSuperblock.text(ofUUID: Sample.other), dirty: true, writtenAlone: false)])
+        #expect(done.records == [BackingRecord(cache: uuidString(Sample.other), dirty: true, writtenAlone: false)])
         let image = try SSDCacheImage(medium), after = try survey(medium, notes: true)
         #expect(image.superblock.uuid == Sample.other && after.kinds == [] && image.superblock.closeFacts != nil)
         #expect(after.summary.entries == 10 && after.summary.dirtySectors == UInt64(sample.dirtyCount))
@@ -273,8 +273,8 @@ struct SSDCacheOfflineTests {
     @Test(arguments: [
         "", "x", "0123456789abcdef0123456789abcdef", "01234567-89ab-cdef-0123-456789abcdeg", "01234567-89ab-cdef-0123-456789abcde",
     ])
-    func noUUID(text: String) { #expect(SSDCacheSuperblock.uuid(text) == nil) }
-    @Test func uuidText() { #expect(SSDCacheSuperblock.uuid(Self.ours) == Sample.uuid) }
+    func noUUID(text: String) { #expect(parseUUID(text) == nil) }
+    @Test func uuidText() { #expect(parseUUID(Self.ours) == Sample.uuid) }
 
     // MARK: Words
 

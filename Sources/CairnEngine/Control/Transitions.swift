@@ -21,14 +21,14 @@ extension Engine {
             return
         }
         volume.transition = transition
-        work.append(.step(volume))
+        append(.step(volume))
     }
 
     /// A noflush operation waits behind this one: it must not wait for I/O either.
     private func hurry(_ volume: Volume) {
         volume.transition?.noflush = true
         volume.transition?.deadline = now + Self.patience
-        work.append(.step(volume))
+        append(.step(volume))
     }
 
     private func finish(_ volume: Volume, _ error: TargetError?) {
@@ -43,14 +43,14 @@ extension Engine {
                 if let table = next.table { destroy(table) }
             } else {
                 volume.transition = next
-                work.append(.step(volume))
+                append(.step(volume))
             }
         }
     }
 
     func checkDeadlines() {
         for volume in volumes {
-            if let deadline = volume.transition?.deadline, deadline <= now { work.append(.step(volume)) }
+            if let deadline = volume.transition?.deadline, deadline <= now { append(.step(volume)) }
         }
     }
 
@@ -59,7 +59,7 @@ extension Engine {
     private func beginPhase(_ phase: Target.Phase, _ table: Table) {
         table.phaseOutstanding = table.targets.count
         table.phaseError = nil
-        if table.targets.isEmpty { return work.append(.step(table.volume)) }
+        if table.targets.isEmpty { return append(.step(table.volume)) }
         for target in table.targets { callTarget(target.handle) { $0.begin(phase, now: $1, into: &$2) } }
     }
 
@@ -71,7 +71,7 @@ extension Engine {
         if let error, table.phaseError == nil {
             table.phaseError = TargetError("\(type): \(error.text)", status: error.status, hint: error.hint)
         }
-        if table.phaseOutstanding == 0 { work.append(.step(table.volume)) }
+        if table.phaseOutstanding == 0 { append(.step(table.volume)) }
     }
 
     private func deadlinePassed(_ volume: Volume) -> Bool { volume.transition?.deadline.map { $0 <= now } ?? false }

@@ -72,21 +72,21 @@ extension Engine {
     }
 
     private func emit(_ index: UInt32, _ device: LowerDevice) {
-        let piece = pieces[index]
-        switch device.kind {
-        case .volume(let volume): startChild(index, volume)
-        case .host(let host):
-            arena.retain(piece.buffer)
-            device.statistics.inFlight += 1
-            // FUA as one operation only where its failure cannot take earlier cached writes with it: else the device's
-            // flush follows, which tells a failed write (nothing lost) from a failed sync (the device has failed).
-            let syncAfter = piece.flags.contains(.fua) && (host.buffered || piece.operation != .write)
-            pieces[index].stage = syncAfter ? .unsynced : .whole
-            deviceOperations.append(
-                DeviceOperation(
-                    host: host.host, operation: piece.operation, flags: syncAfter ? [] : piece.flags, offset: piece.lowerSector.bytes,
-                    length: piece.count.bytes, memory: arena.bytes(piece.buffer).baseAddress, cookie: index))
+        guard let host = device.hostNumber else {
+            if case .volume(let volume) = device.kind { startChild(index, volume) }
+            return
         }
+        let piece = pieces[index]
+        arena.retain(piece.buffer)
+        device.statistics.inFlight += 1
+        // FUA as one operation only where its failure cannot take earlier cached writes with it: else the device's
+        // flush follows, which tells a failed write (nothing lost) from a failed sync (the device has failed).
+        let syncAfter = piece.flags.contains(.fua) && (device.isBuffered || piece.operation != .write)
+        pieces[index].stage = syncAfter ? .unsynced : .whole
+        deviceOperations.append(
+            DeviceOperation(
+                host: host, operation: piece.operation, flags: syncAfter ? [] : piece.flags, offset: piece.lowerSector.bytes,
+                length: piece.count.bytes, memory: arena.bytes(piece.buffer).baseAddress, cookie: index))
     }
 
     /// The host has carried out a `DeviceOperation`.
@@ -121,13 +121,13 @@ extension Engine {
     }
 
     private func emitFlush(_ device: LowerDevice) {
-        guard case .host(let host) = device.kind else { return }
+        guard let host = device.hostNumber else { return }
         device.flushInFlight = true
         device.statistics.inFlight += 1
         let carrier = pieces.take(PieceRecord(place: .flushCarrier, operation: .flush, device: device.id.index, started: now))
         deviceOperations.append(
             DeviceOperation(
-                host: host.host, operation: .flush, flags: [], offset: .zero, length: .zero, memory: nil, cookie: carrier))
+                host: host, operation: .flush, flags: [], offset: .zero, length: .zero, memory: nil, cookie: carrier))
     }
 
     private func flushDone(_ device: LowerDevice, _ status: IOStatus) {

@@ -39,6 +39,9 @@ public final class LowerDevice {
 
     public let id: DeviceID
     public internal(set) var kind: Kind
+    /// Of its kind, for the data path, which copies no strings: the host's number of it, nil for a volume.
+    let hostNumber: UInt32?
+    let isBuffered: Bool
     public let statistics = IOStatistics()
     /// A flush failed: writes since the last good one may be gone. Never retried to success; ends with reopening.
     public internal(set) var failed = false
@@ -56,6 +59,10 @@ public final class LowerDevice {
     init(id: DeviceID, kind: Kind) {
         self.id = id
         self.kind = kind
+        switch kind {
+        case .host(let host): (hostNumber, isBuffered) = (host.host, host.buffered)
+        case .volume: (hostNumber, isBuffered) = (nil, false)
+        }
     }
 
     public var size: Sectors {

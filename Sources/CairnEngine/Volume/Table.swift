@@ -75,7 +75,10 @@ public final class Table {
         var isNamed = true
     }
 
-    public internal(set) var targets: [Target] = []
+    public internal(set) var targets: [Target] = [] {
+        didSet { size = targets.last.map { $0.start + $0.length } ?? .zero }
+    }
+    public private(set) var size = Sectors.zero
     public let readOnly: Bool
     public internal(set) var limits = QueueLimits()
     /// Discard works here: every target wants it and can.
@@ -97,7 +100,6 @@ public final class Table {
 
     /// The devices in the order of the lines; one that is named twice stands twice.
     public var devices: [LowerDevice] { uses.map(\.device) }
-    public var size: Sectors { targets.last.map { $0.start + $0.length } ?? .zero }
 
     /// Index of the target that holds `sector`, which is below `size`.
     func index(of sector: Sectors) -> Int {

@@ -14,7 +14,7 @@ package import CairnCore
 ///     144 1  backing kind              152 8  its filesystem         160 8  inode   168 8 birth   176 128 name
 ///     304 1  close facts present       312 8  modification time, ns  320 4  crc of the first MiB  324 4 of the last
 ///     328 64 label                     392 8  dirty sectors at a clean close
-package struct SSDCacheSuperblock: Equatable, Sendable {
+package struct SSDCacheSuperblock: Superblock, Equatable, Sendable {
     package static let size = 4096
     package static let magic: UInt64 = 0x4353_536E_7269_6163  // "cairnSSC"
     package static let version: UInt32 = 1
@@ -28,17 +28,6 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
         package var birth: UInt64 = 0
         package var name = ""
         package init() {}
-    }
-    /// What a clean close remembers of the backing.
-    package struct CloseFacts: Equatable, Sendable {
-        package var modified: UInt64
-        package var firstMiB: UInt32
-        package var lastMiB: UInt32
-        package init(modified: UInt64, firstMiB: UInt32, lastMiB: UInt32) {
-            self.modified = modified
-            self.firstMiB = firstMiB
-            self.lastMiB = lastMiB
-        }
     }
 
     package var sequence: UInt64 = 1
@@ -69,17 +58,6 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
 
     /// Its counters are where no cairn brings them: nobody may count on.
     package var isWornOut: Bool { max(sequence, generation, epoch) >= SSDCacheLayout.counterAlarm }
-
-    package var uuidText: String {
-        let hex = Array("0123456789abcdef")
-        var out = ""
-        for (i, byte) in uuid.enumerated() {
-            if [4, 6, 8, 10].contains(i) { out += "-" }
-            out.append(hex[Int(byte >> 4)])
-            out.append(hex[Int(byte & 15)])
-        }
-        return out
-    }
 
     // MARK: Encode
 
@@ -175,20 +153,5 @@ package struct SSDCacheSuperblock: Equatable, Sendable {
         result.mayBeDirty = features & 1 == 1
         result.dirtySectors = try r.load(at: 392)
         return result
-    }
-
-    /// The copy that counts: valid, with the higher sequence. When none is, the error that tells most.
-    package static func choose(
-        _ a: Result<SSDCacheSuperblock, DecodeError>, _ b: Result<SSDCacheSuperblock, DecodeError>
-    ) throws(DecodeError) -> SSDCacheSuperblock {
-        switch (a, b) {
-        case (.success(let x), .success(let y)): return y.sequence > x.sequence ? y : x
-        case (.success(let x), .failure(let problem)), (.failure(let problem), .success(let x)):
-            // A copy of a future version is newer than what we understand.
-            if case .version = problem { throw problem }
-            if case .feature = problem { throw problem }
-            return x
-        case (.failure(let x), .failure(let y)): throw x == .magic ? y : x
-        }
     }
 }

@@ -16,7 +16,7 @@ package import CairnCore
 ///
 /// The secret seeds the checksum of every segment header: who writes to the volume does not know it, so no data written through the
 /// cache can ever pass for a header. Backing numbers are 1 ... 127.
-package struct WriteboostSuperblock: Equatable, Sendable {
+package struct WriteboostSuperblock: Superblock, Equatable, Sendable {
     package static let size = 36864
     package static let magic: UInt64 = 0x6342_576E_7269_6163  // "cairnWBc"
     package static let version: UInt32 = 1
@@ -24,17 +24,6 @@ package struct WriteboostSuperblock: Equatable, Sendable {
 
     package enum State: UInt8, Sendable { case clean = 0, inUse = 1 }
 
-    /// What a clean close remembers of a backing.
-    package struct CloseFacts: Equatable, Sendable {
-        package var modified: UInt64
-        package var firstMiB: UInt32
-        package var lastMiB: UInt32
-        package init(modified: UInt64, firstMiB: UInt32, lastMiB: UInt32) {
-            self.modified = modified
-            self.firstMiB = firstMiB
-            self.lastMiB = lastMiB
-        }
-    }
     package struct Backing: Equatable, Sendable {
         package var kind: UInt8 = 0
         package var sectors: UInt64 = 0
@@ -69,8 +58,6 @@ package struct WriteboostSuperblock: Equatable, Sendable {
         self.layout = layout
         self.cacheSectors = cacheSectors
     }
-
-    package var uuidText: String { uuidString(uuid) }
 
     // MARK: Encode
 
@@ -166,21 +153,6 @@ package struct WriteboostSuperblock: Equatable, Sendable {
         guard Int(try r.load(UInt16.self, at: 90)) == result.backings.count(where: { $0 != nil }) else { throw .field("backings") }
         return result
     }
-
-    /// The copy that counts: valid, with the higher sequence. When none is, the error that tells most.
-    package static func choose(
-        _ a: Result<WriteboostSuperblock, DecodeError>, _ b: Result<WriteboostSuperblock, DecodeError>
-    ) throws(DecodeError) -> WriteboostSuperblock {
-        switch (a, b) {
-        case (.success(let x), .success(let y)): return y.sequence > x.sequence ? y : x
-        case (.success(let x), .failure(let problem)), (.failure(let problem), .success(let x)):
-            // A copy of a future version is newer than what we understand.
-            if case .version = problem { throw problem }
-            if case .feature = problem { throw problem }
-            return x
-        case (.failure(let x), .failure(let y)): throw x == .magic ? y : x
-        }
-    }
 }
 
 /// The tail of the log, 4096 bytes in two places that are written in turn: segments up to it are durable on their backings.
@@ -229,16 +201,4 @@ package struct WriteboostTail: Equatable, Sendable {
         tail.serial = serial
         return tail
     }
-}
-
-/// 16 bytes as text.
-package func uuidString(_ uuid: [UInt8]) -> String {
-    let hex = Array("0123456789abcdef")
-    var out = ""
-    for (i, byte) in uuid.enumerated() {
-        if [4, 6, 8, 10].contains(i) { out += "-" }
-        out.append(hex[Int(byte >> 4)])
-        out.append(hex[Int(byte & 15)])
-    }
-    return out
 }

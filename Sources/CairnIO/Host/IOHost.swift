@@ -77,6 +77,15 @@ package final class IOHost {
     package var hasEnded: Bool {
         if case .ring(let h) = kind { h.hasEnded } else { false }
     }
+    /// The reactor says: one request is all there is, so a sync that holds up its thread holds up nobody.
+    package var mayWait: Bool {
+        get { if case .ring(let h) = kind { h.mayWait } else { false } }
+        set { if case .ring(let h) = kind { h.mayWait = newValue } }
+    }
+    /// It did. Asked once.
+    package func takeHasWaited() -> Bool {
+        if case .ring(let h) = kind { h.takeHasWaited() } else { false }
+    }
     package func flushSubmissions() {
         if case .ring(let h) = kind { h.flushSubmissions() }
     }

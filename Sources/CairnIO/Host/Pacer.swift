@@ -10,12 +10,14 @@ final class Pacer {
     /// What a device may do at once after a rest, in time at its rate.
     static let burst = Nanoseconds.milliseconds(2)
 
-    private struct Lane {
+    private final class Lane {
         let fd: Int32
         /// When the bucket has taken in what was let through.
         var free = Nanoseconds.zero
         var waiting = RingQueue<(DeviceOperation, HostFile)>(capacity: 64)
         var next: (DeviceOperation, HostFile)?
+
+        init(fd: Int32) { self.fd = fd }
     }
     private var lanes: [Lane] = []
     private let timer: Timer

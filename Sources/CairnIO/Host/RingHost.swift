@@ -101,11 +101,20 @@ package final class RingHost {
     package var mustSubmit: Bool { unsubmitted > 0 || !overflow.isEmpty }
 
     package var hasEnded: Bool { !inline.ended.isEmpty }
+    /// See `IOHost.mayWait`.
+    var mayWait: Bool {
+        get { inline.mayWait }
+        set { inline.mayWait = newValue }
+    }
+    func takeHasWaited() -> Bool {
+        defer { inline.hasWaited = false }
+        return inline.hasWaited
+    }
 
     package func drain(_ body: (UInt32, IOStatus) -> Void) {
         if !inline.ended.isEmpty {
             inFlight -= inline.ended.count
-            for cookie in inline.ended { body(cookie, .ok) }
+            for (cookie, status) in inline.ended { body(cookie, status) }
             inline.ended.removeAll(keepingCapacity: true)
         }
         var tag: UInt64 = 0

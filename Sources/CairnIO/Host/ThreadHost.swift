@@ -83,8 +83,11 @@ package final class ThreadHost {
     }
 
     package func drain(_ body: (UInt32, IOStatus) -> Void) {
-        clearEvent(pollDescriptor)
+        // Every turn of the loop comes here: without a system call when nothing can have ended (3 a request before).
+        if inFlight == 0 { return }
         pthread_mutex_lock(shared.mutex)
+        // The event is set and cleared under the lock, so it tells of what is in `done`, no more and no less.
+        if !shared.done.isEmpty { clearEvent(pollDescriptor) }
         // Two arrays change places, so that neither is allocated again.
         swap(&taken, &shared.done)
         pthread_mutex_unlock(shared.mutex)

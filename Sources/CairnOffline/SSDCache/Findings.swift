@@ -26,9 +26,9 @@ package struct SSDCacheFinding: Equatable, Sendable {
 package struct SSDCacheBackingFacts {
     /// Of the device that was given with --backing.
     package var identity: DeviceIdentity?
-    package var closeFacts: SSDCacheSuperblock.CloseFacts?
+    package var closeFacts: CloseFacts?
     package var record: BackingRecord?
-    package init(identity: DeviceIdentity? = nil, closeFacts: SSDCacheSuperblock.CloseFacts? = nil, record: BackingRecord? = nil) {
+    package init(identity: DeviceIdentity? = nil, closeFacts: CloseFacts? = nil, record: BackingRecord? = nil) {
         self.identity = identity
         self.closeFacts = closeFacts
         self.record = record
@@ -49,28 +49,6 @@ extension SSDCacheSuperblock {
     package func isBacking(_ identity: DeviceIdentity) -> Bool {
         backing.kind == identity.kind.rawValue && backing.fileSystem == identity.fileSystem && backing.inode == identity.inode
             && backing.birth == identity.birth && backing.name == identity.name
-    }
-    /// `12345678-…` → 16 bytes; nil when it is none.
-    package static func uuid(_ text: String) -> [UInt8]? {
-        let digits = text.utf8.filter { $0 != UInt8(ascii: "-") }
-        guard text.utf8.count == 36, digits.count == 32 else { return nil }
-        for (i, byte) in text.utf8.enumerated() where (byte == UInt8(ascii: "-")) != [8, 13, 18, 23].contains(i) { return nil }
-        var out: [UInt8] = []
-        for i in stride(from: 0, to: 32, by: 2) {
-            guard let byte = UInt8(String(decoding: digits[i..<i + 2], as: UTF8.self), radix: 16) else { return nil }
-            out.append(byte)
-        }
-        return out
-    }
-    package static func text(ofUUID uuid: [UInt8]) -> String {
-        let hex = Array("0123456789abcdef")
-        var out = ""
-        for (i, byte) in uuid.enumerated() {
-            if [4, 6, 8, 10].contains(i) { out += "-" }
-            out.append(hex[Int(byte >> 4)])
-            out.append(hex[Int(byte & 15)])
-        }
-        return out
     }
 }
 
@@ -115,7 +93,7 @@ package struct SSDCacheBackingVerdict {
 
     private mutating func judge(_ record: BackingRecord?, _ s: SSDCacheSuperblock, _ earlier: [UInt8]?) {
         guard let record else { return }
-        let isOurs = record.cache == s.uuidText || record.cache == earlier.map(SSDCacheSuperblock.text(ofUUID:))
+        let isOurs = record.cache == s.uuidText || record.cache == earlier.map(uuidString)
         if record.dirty && !isOurs {
             otherCache = record.cache
             hasChanged = true

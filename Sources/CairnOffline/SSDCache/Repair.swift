@@ -117,7 +117,7 @@ package final class SSDCacheRepair {
     package var steps: [String] {
         var lines: [String] = []
         let v = survey.verdict, s = survey.summary
-        if let uuid = options.newUUID { lines.append("give it the uuid \(SSDCacheSuperblock.text(ofUUID: uuid))") }
+        if let uuid = options.newUUID { lines.append("give it the uuid \(uuidString(uuid))") }
         if image.earlierUUID != nil { lines.append("finish the interrupted change of its uuid to \(image.superblock.uuidText)") }
         if dropsEverything { lines.append("drop all entries, \(s.dirtySectors) dirty sectors among them: THEY ARE LOST") }
         if dropsClean {
@@ -179,7 +179,7 @@ package final class SSDCacheRepair {
         let dirty = result.dirtySectorsKept > 0
         let settled = dropsEverything || dropsClean
         guard let old = facts.record else { return dirty ? BackingRecord(cache: target.uuidText, dirty: true, writtenAlone: false) : nil }
-        let ours = [image.superblock.uuidText, image.earlierUUID.map(SSDCacheSuperblock.text(ofUUID:)) ?? ""]
+        let ours = [image.superblock.uuidText, image.earlierUUID.map(uuidString) ?? ""]
         if !ours.contains(old.cache) && !settled { return nil }
         return BackingRecord(cache: target.uuidText, dirty: dirty, writtenAlone: old.writtenAlone && !settled)
     }

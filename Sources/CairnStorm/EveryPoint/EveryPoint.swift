@@ -83,12 +83,11 @@ package enum EveryPoint {
 
     package static func run(
         _ target: PointTarget, length: Int = 3, threads: Int = 2, until deadline: ContinuousClock.Instant? = nil,
-        omissions: [PointOmission] = []
+        omissions: [PointOmission] = [], tick: @escaping @Sendable (_ isBad: Bool) -> Void = { _ in }
     ) async throws -> PointSummary {
         let image = try target.makeImage(), seen = StatesSeen()
         let letters = target.alphabet.indices.map { UInt8($0) }
-        let heads = Heads(
-            [[]] + (length >= 1 ? letters.map { [$0] } : []) + (length >= 2 ? letters.flatMap { a in letters.map { [a, $0] } } : []))
+        let heads = Heads(target.heads(length))
         var total = PointSummary()
         await withTaskGroup(of: PointSummary.self) { group in
             for _ in 0..<threads {
@@ -96,7 +95,11 @@ package enum EveryPoint {
                     let lane = PointLane(target, image, seen, omissions: omissions)
                     while lane.summary.violations.count < 20, deadline.map({ ContinuousClock.now < $0 }) ?? true,
                         let head = heads.take()
-                    { lane.runAll(from: head, length: length, letters) }
+                    {
+                        let before = lane.summary.violations.count
+                        lane.runAll(from: head, length: length, letters)
+                        tick(lane.summary.violations.count > before)
+                    }
                     return lane.summary
                 }
             }

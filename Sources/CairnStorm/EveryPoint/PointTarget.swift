@@ -63,6 +63,12 @@ package struct PointTarget: Sendable {
         return exact.isEmpty ? all.filter { word == "all" || $0.name.hasPrefix(word) } : exact
     }
 
+    /// The beginnings of all workloads of up to `length` operations: themselves, or their first two.
+    package func heads(_ length: Int) -> [[UInt8]] {
+        let letters = alphabet.indices.map { UInt8($0) }
+        return [[]] + (length >= 1 ? letters.map { [$0] } : []) + (length >= 2 ? letters.flatMap { a in letters.map { [a, $0] } } : [])
+    }
+
     /// Blocks of two sectors, one bucket of 16 slots, a backing of 18 blocks. At first the cache is full with blocks 0 to 15, all of
     /// them durable; in write-back mode the whole of block 1 is dirty.
     private static let blockSectors: UInt64 = 2, blocks: UInt64 = 18

@@ -57,7 +57,10 @@ extension SSDCacheTarget {
             if !status.isOK { return markFailed(id, .io, now, &actions) }
             ops[Int(id)].copies = false
             write(id, &actions)
-        case .range(let id): rangeMarked(id, status.isOK ? .ok : .io, now, &actions)
+        case .range(let id):
+            if status.isOK { return rangeMarked(id, .ok, now, &actions) }
+            // Not by way of the mark: with a backing whose flush has failed for good that would come here again, for ever.
+            if let range = ranges_.first(where: { $0.piece.id == id }) { rangeEnded(range.piece, .io, now, &actions) }
         case .startup: preconditionFailure("a start does not carry on alone")
         }
     }

@@ -246,7 +246,7 @@ extension SSDCacheTarget {
 
     private func compareCloseFacts(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let s = startup, let superblock else { return }
-        let now_ = SSDCacheSuperblock.CloseFacts(modified: s.modified, firstMiB: s.firstMiB, lastMiB: s.lastMiB)
+        let now_ = CloseFacts(modified: s.modified, firstMiB: s.firstMiB, lastMiB: s.lastMiB)
         if superblock.closeFacts != now_ { startup?.dropAll = true }
         loadEntries(now, &actions)
     }

@@ -101,7 +101,7 @@ extension WriteboostShared {
         guard let c = closing, c.step == .identity else { return }
         writeClosed(.init(modified: identity.modified, firstMiB: c.sums[0], lastMiB: c.sums[1]), &actions)
     }
-    private func writeClosed(_ found: WriteboostSuperblock.CloseFacts?, _ actions: inout ActionList) {
+    private func writeClosed(_ found: CloseFacts?, _ actions: inout ActionList) {
         guard let c = closing, let cache else { return }
         cache.superblock?.sequence += 1
         if let member = current?.member { cache.superblock?.backings[member.number - 1]?.closeFacts = found }

@@ -87,7 +87,7 @@ extension CacheVerb {
         let old = s.uuidText
         var uuid = FormatCacheVerb.newUUID()
         if let text = arguments["uuid"] {
-            guard let given = SSDCacheSuperblock.uuid(text.lowercased()) else {
+            guard let given = parseUUID(text.lowercased()) else {
                 throw TargetError("\"\(text)\" is no uuid", hint: "one looks like 01234567-89ab-cdef-0123-456789abcdef")
             }
             uuid = given
@@ -117,14 +117,14 @@ extension CacheVerb {
         try repair.plan { progress.update($0, $1) }
         progress.end()
         if look {
-            return Output.out("\(name): would change the uuid from \(old) to \(SSDCacheSuperblock.text(ofUUID: finishes ? s.uuid : uuid))")
+            return Output.out("\(name): would change the uuid from \(old) to \(uuidString(finishes ? s.uuid : uuid))")
         }
         try carryOut(repair, backing, arguments)
         said(name, old, finishes ? s.uuid : uuid, arguments)
     }
 
     private static func said(_ name: String, _ old: String, _ uuid: [UInt8], _ arguments: Arguments) {
-        let text = SSDCacheSuperblock.text(ofUUID: uuid)
+        let text = uuidString(uuid)
         if wantsJSON(arguments) {
             let answer: JSON = .dictionary([
                 "version": .unsigned(1), "device": .string(name), "uuid": .string(text), "old_uuid": .string(old),

@@ -117,7 +117,7 @@ enum CacheVerb {
     }
 
     /// As the running target takes them when it closes; the device may have grown since.
-    private static func closeFacts(_ device: borrowing OpenedDevice, _ end: UInt64) throws(TargetError) -> SSDCacheSuperblock.CloseFacts {
+    private static func closeFacts(_ device: borrowing OpenedDevice, _ end: UInt64) throws(TargetError) -> CloseFacts {
         let size = min(device.facts.size.bytes.count, end), length = min(size, 1 << 20)
         let memory = AlignedMemory(Int(length))
         var sums: [UInt32] = []
