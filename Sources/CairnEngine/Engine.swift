@@ -36,6 +36,7 @@ public final class Engine {
     public internal(set) var volumes: [Volume] = []
     var devices: [LowerDevice?] = []
     var slots = TargetSlots()
+    var resources: [ResourceRecord] = []
     /// Jobs for the host's workers; answer with `jobFinished`.
     public var jobRequests = Deque<JobRequest>()
     var jobs = Pool<JobRecord>(capacity: 64, blank: JobRecord())
@@ -119,19 +120,20 @@ public final class Engine {
         case .start(let request): start(request)
         case .map(let piece): mapPiece(piece)
         case .below(let piece, let status): belowDone(piece, status)
-        case .again(let handle): callTarget(handle) { $0.again(now: $1, into: &$2) }
-        case .timer(let handle, let slot): callTarget(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
+        case .again(let handle): call(handle) { $0.again(now: $1, into: &$2) }
+        case .timer(let handle, let slot): call(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
         case .control: if let item = controlWork.popFirst() { perform(item) }
+        case .release(let resource, let member): disown(resource, member)
         case .job(let cookie, let result): endJob(cookie, result)
         case .recorded(let handle, let device, let status):
-            callTarget(handle) { $0.recorded(device, status, now: $1, into: &$2) }
+            call(handle) { $0.recorded(device, status, now: $1, into: &$2) }
         }
     }
     private func perform(_ item: ControlWork) {
         switch item {
         case .step(let volume): step(volume)
         case .identified(let handle, let device, let identity):
-            callTarget(handle) { $0.identified(device, identity, now: $1, into: &$2) }
+            call(handle) { $0.identified(device, identity, now: $1, into: &$2) }
         }
     }
     func append(_ item: ControlWork) {
@@ -139,17 +141,24 @@ public final class Engine {
         work.append(.control)
     }
 
-    /// Call a handler of a target, if it still exists, and carry out its actions.
-    func callTarget(_ handle: UInt32, _ body: (Target, Nanoseconds, inout ActionList) -> Void) {
+    /// Call a handler, if the machine still exists, and carry out its actions.
+    func call(_ handle: UInt32, _ body: (Machine, Nanoseconds, inout ActionList) -> Void) {
         guard let slot = slots[handle] else { return }
-        body(slot.target, now, &actions)
+        body(slot.machine, now, &actions)
+        carryOut(slot)
+    }
+    func callTarget(_ handle: UInt32, _ body: (Target, Nanoseconds, inout ActionList) -> Void) {
+        guard let slot = slots[handle], let target = slot.target else { return }
+        body(target, now, &actions)
         carryOut(slot)
     }
 
     func carryOut(_ slot: TargetSlots.Slot) {
-        let handle = slot.target.handle
+        let handle = slot.owner
+        // A resource lives on when a member's table was abandoned.
+        let isDead = slot.table?.crashed == true && handle == slot.machine.handle
         actions.takeFirst { action in
-            if slot.table.crashed { return }
+            if isDead { return }
             switch action {
             case .remap(let id, let device, let sector): forward(id.index, device, sector, notify: false, tag: 0)
             case .remapNotify(let id, let device, let sector, let tag): forward(id.index, device, sector, notify: true, tag: tag)
@@ -157,12 +166,17 @@ public final class Engine {
             case .submit(let operation): startOwn(operation, handle)
             case .arm(let timer, let at): arm(handle, timer, at)
             case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
-            case .event: raiseEvent(slot.table.volume, "target event")
+            case .event: raiseEvents(handle)
             case .identify(let device): requestIdentity(handle, device)
             case .record(let device, let record): requestRecord(handle, device, record)
             case .run(let job, let token): startJob(job, token, handle)
-            case .phaseDone: phaseEnded(slot.table, nil, slot.target.typeName)
-            case .phaseFailed(let error): phaseEnded(slot.table, error, slot.target.typeName)
+            case .phaseDone: phaseEnded(slot, nil)
+            case .phaseFailed(let error): phaseEnded(slot, error)
+            case .memberDone(let member): if let slot = slots[member] { phaseEnded(slot, nil) }
+            case .memberFailed(let member, let error): if let slot = slots[member] { phaseEnded(slot, error) }
+            case .answered(let ticket, let error): results.append(ControlResult(ticket: ticket, error: error, event: 0))
+            case .release(let member): work.append(.release(handle, member))
+            case .wake(let resource): work.append(.again(resource))
             case .again: work.append(.again(handle))
             }
         }
@@ -220,6 +234,7 @@ enum Work {
     case timer(UInt32, Int)
     case recorded(UInt32, DeviceID, IOStatus)
     case job(UInt32, UInt64)
+    case release(UInt32, UInt32)
     /// The first of `Engine.controlWork`.
     case control
 }
@@ -234,6 +249,11 @@ public struct ControlResult: Sendable {
     public let error: TargetError?
     /// `wait`: the volume's event number.
     public let event: UInt32
+    public init(ticket: UInt64, error: TargetError? = nil, event: UInt32 = 0) {
+        self.ticket = ticket
+        self.error = error
+        self.event = event
+    }
 }
 
 public struct EngineEvent: Sendable {

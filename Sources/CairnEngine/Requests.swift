@@ -191,8 +191,8 @@ extension Engine {
     func mapPiece(_ index: UInt32) {
         pieces[index].queued = false
         if pieces[index].orphan { return discardOrphan(index) }
-        guard let slot = slots[pieces[index].target] else { return finishPiece(index, .io) }
-        slot.target.map(view(index), now: now, into: &actions)
+        guard let slot = slots[pieces[index].target], let target = slot.target else { return finishPiece(index, .io) }
+        target.map(view(index), now: now, into: &actions)
         carryOut(slot)
     }
 
@@ -226,9 +226,12 @@ extension Engine {
             let operation = SubOperation(
                 device: DeviceID(piece.device), operation: piece.operation, flags: piece.flags, sector: piece.lowerSector,
                 count: piece.count, buffer: piece.buffer, token: piece.token)
-            if let device = devices[Int(piece.device)] { liftFence(index, device) }
             pieces.give(index)
-            callTarget(piece.target) { $0.completed(operation, status: status, now: $1, into: &$2) }
+            if let device = devices[Int(piece.device)] {
+                liftFence(index, device)
+                if device.holders.isEmpty { dropIfUnused(device) }
+            }
+            call(piece.target) { $0.completed(operation, status: status, now: $1, into: &$2) }
             arena.release(piece.buffer)
         } else if piece.notify {
             pieces[index].place = .target

@@ -156,6 +156,7 @@ extension Service {
     private func message(_ args: JSON) throws(ControlError) -> JSON {
         let name = try name(args)
         let words = (args["words"]?.array ?? []).compactMap(\.string), sector = args["sector"]?.unsigned ?? 0
+        if try order(name, sector: sector, words: words, cwd: args["cwd"]?.string ?? "/") { return .dictionary(["reply": .null]) }
         let reply = call { reactor -> Result<String?, ControlError> in
             guard let volume = reactor.engine.volume(named: name) else {
                 return .failure(ControlError(errno: ENXIO, reason: "it is gone"))

@@ -79,6 +79,46 @@ extension Service {
         }
     }
 
+    /// A message that opens devices or ends later; false when it is none.
+    func order(_ name: String, sector: UInt64, words: [String], cwd: String) throws(ControlError) -> Bool {
+        let type = call { reactor -> String? in
+            guard let table = reactor.engine.volume(named: name)?.live else { return nil }
+            return table.targets.last { $0.start.count <= sector }?.typeName
+        }
+        guard let type = allTargets.first(where: { $0.name == type }), !words.isEmpty else { return false }
+        let devices = type.messageDevices(words)
+        if devices.isEmpty { return try order(name, sector, words, [:]) }
+        return try withLoading { () throws(ControlError) in
+            var catalog: [String: Resolved] = [:]
+            let (names, minors) = call { reactor in
+                (reactor.engine.volumes.map(\.name), reactor.engine.volumes.map { ($0.minor, $0.name) })
+            }
+            for index in devices { catalog[words[index]] = resolve(words[index], cwd, names, minors, writable: true) }
+            defer { unpin(catalog) }
+            return try order(name, sector, words, catalog)
+        }
+    }
+    private func order(_ name: String, _ sector: UInt64, _ words: [String], _ catalog: [String: Resolved]) throws(ControlError) -> Bool {
+        let isOrder = Answer<Bool>()
+        try perform("message") { (reactor, ticket) throws(ControlError) in
+            let volume = try reactor.find(name)
+            do throws(TargetError) {
+                let isTaken = try reactor.engine.order(volume, sector: sector, words: words, ticket: ticket) {
+                    (word) throws(TargetError) in
+                    switch catalog[word.raw] {
+                    case .host(let device): return .host(device.facts, record: device.record)
+                    case .volume(let name): return .volume(name)
+                    case .failure(let error): throw error
+                    case nil: throw TargetError("Device lookup failed: \(word.text)", status: .noDevice)
+                    }
+                }
+                isOrder.give(isTaken)
+                if !isTaken { reactor.engine.results.append(ControlResult(ticket: ticket)) }
+            } catch { throw ControlError(error, stage: "message") }
+        }
+        return isOrder.wait()
+    }
+
     func resume(_ name: String, noflush: Bool) throws(ControlError) {
         try perform("resume") { (reactor, ticket) throws(ControlError) in
             reactor.engine.resume(try reactor.find(name), noflush: noflush, ticket: ticket)

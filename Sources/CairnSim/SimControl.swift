@@ -68,6 +68,17 @@ extension SimHost {
         return try engine.message(volume, sector: 0, words: text.split(separator: " ").map(String.init))
     }
 
+    /// A message that opens disks or ends later; false when it is none.
+    @discardableResult package func order(_ volume: Volume, _ text: String) throws(TargetError) -> Bool {
+        engine.advance(to: now)
+        let ticket = number()
+        let isTaken = try engine.order(volume, sector: 0, words: text.split(separator: " ").map(String.init), ticket: ticket) {
+            [self] (word) throws(TargetError) in try catalog(word)
+        }
+        if isTaken { try wait(ticket) }
+        return isTaken
+    }
+
     // MARK: I/O
 
     /// The answer, or ESHUTDOWN when none comes.

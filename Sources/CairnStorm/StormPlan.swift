@@ -118,7 +118,7 @@ package struct StormPlan {
     }
 
     private mutating func fault(_ kind: StormFault) -> StormStep {
-        let disk = Int(random.below(2)), skip = Int(random.below(10))
+        let disk = Int(random.below(target.disks)), skip = Int(random.below(10))
         let some: Operation = random.below(2) == 0 ? .read : .write
         var fault: SimDisk.Fault
         switch kind {

@@ -6,7 +6,7 @@ import CairnTargets
 
 /// What a storm goes over: disks, tables and which sectors of the volume a sector of a disk holds.
 package struct StormTarget: Sendable {
-    package enum Kind: Sendable { case ssdcache, linear, striped, flakey, writeboost, writeboostKernel }
+    package enum Kind: Sendable { case ssdcache, linear, striped, flakey, writeboost, writeboostKernel, writeboostShared }
 
     package static let sectors: UInt64 = 512
     package let name: String
@@ -44,6 +44,7 @@ package struct StormTarget: Sendable {
         log(
             "writeboost-kernel-around", .writeboostKernel,
             ["6 write_around_mode 1 read_cache_threshold 127 nr_read_cache_cells 4", "2 writeback_threshold 0", "2 write_around_mode 1"]),
+        shared,
         StormTarget(
             name: "linear", kind: .linear,
             tables: [
@@ -88,6 +89,7 @@ package struct StormTarget: Sendable {
         case .linear, .striped, .flakey: [("a", Self.sectors + 64), ("b", Self.sectors + 64)]
         // The smallest that the command formats.
         case .writeboost, .writeboostKernel: [("a", Self.sectors), ("b", 10_240)]
+        case .writeboostShared: [("a", Self.sectors), ("b", 10_240), ("c", Self.sectors)]
         case .ssdcache: [("a", Self.sectors), ("b", layout.map { $0.totalBytes / 512 } ?? 0)]
         }
     }
@@ -97,6 +99,7 @@ package struct StormTarget: Sendable {
         case .linear, .striped, .flakey: nil
         case .writeboost: ["--target", "writeboost"]
         case .writeboostKernel: ["--target", "writeboost", "--format", "kernel"]
+        case .writeboostShared: ["--target", "writeboost", "--backing", "c"]
         case .ssdcache: ["--target", "ssdcache", "--blocksize", "\(blockSectors)"]
         }
     }
@@ -105,11 +108,27 @@ package struct StormTarget: Sendable {
         StormTarget(name: name, kind: kind, tables: words.map { "0 \(sectors) writeboost a b \($0)" })
     }
 
+    /// Two backings on one cache, in two lines of one volume; of some tables one or the other is missing.
+    private static let shared: StormTarget = {
+        func line(_ start: UInt64, _ backing: String, _ words: String) -> String {
+            "\(start) \(sectors / 2) writeboost \(backing) b \(words)"
+        }
+        func both(_ words: String) -> String { line(0, "a", words) + "\n" + line(sectors / 2, "c", words) }
+        return StormTarget(
+            name: "writeboost-shared", kind: .writeboostShared,
+            tables: [
+                both("2 writeback_threshold 0"), both("2 writeback_threshold 100"), line(0, "a", "2 writeback_threshold 0"),
+                line(0, "a", "2 writeback_threshold 100"), both("2 nr_max_batched_writeback 1"),
+            ], messages: ["drop_caches", "writeback_threshold 50"])
+    }()
+    /// How many disks it has; faults come to all of them.
+    var disks: UInt64 { kind == .writeboostShared ? 3 : 2 }
+
     /// A small ring, so that it goes round often.
     private func makeLog(_ host: SimHost, atomic: UInt64) {
         let backing = host.addDisk("a", sectors: Self.sectors)
         backing.atomicSectors = atomic
-        guard kind == .writeboost, let layout = WriteboostLayout(slotBlocks: 16, slots: 6) else {
+        guard kind != .writeboostKernel, let layout = WriteboostLayout(slotBlocks: 16, slots: kind == .writeboost ? 6 : 10) else {
             let fast = host.addDisk("b", sectors: 2048 + 6 * 1024)
             var bytes = [UInt8](repeating: 0, count: 4096)
             bytes.withUnsafeMutableBytes { WriteboostKernelFormat.encodeSuperblock(into: $0) }
@@ -120,11 +139,18 @@ package struct StormTarget: Sendable {
         let fast = host.addDisk("b", sectors: layout.totalBytes / 512)
         var superblock = WriteboostSuperblock(
             uuid: (1...16).map { UInt8($0) }, secret: 0x1234_5678_9ABC_DEF1, layout: layout, cacheSectors: fast.size.count)
-        var known = WriteboostSuperblock.Backing()
-        known.kind = backing.facts.identity.kind.rawValue
-        known.name = backing.name
-        known.sectors = backing.size.count
-        superblock.backings[0] = known
+        var backings = [backing]
+        if kind == .writeboostShared {
+            backings.append(host.addDisk("c", sectors: Self.sectors))
+            backings[1].atomicSectors = atomic
+        }
+        for (number, disk) in backings.enumerated() {
+            var known = WriteboostSuperblock.Backing()
+            known.kind = disk.facts.identity.kind.rawValue
+            known.name = disk.name
+            known.sectors = disk.size.count
+            superblock.backings[number] = known
+        }
         var bytes = [UInt8](repeating: 0, count: WriteboostSuperblock.size)
         bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
         for offset in [WriteboostLayout.superblockA, WriteboostLayout.superblockB] { fast.poke(offset / 512, bytes) }
@@ -133,7 +159,7 @@ package struct StormTarget: Sendable {
 
     /// The disks, formatted.
     func makeDisks(_ host: SimHost, atomic: UInt64) {
-        if kind == .writeboost || kind == .writeboostKernel { return makeLog(host, atomic: atomic) }
+        if [.writeboost, .writeboostKernel, .writeboostShared].contains(kind) { return makeLog(host, atomic: atomic) }
         guard let layout else {
             for name in ["a", "b"] { host.addDisk(name, sectors: Self.sectors + 64).atomicSectors = atomic }
             return
@@ -156,6 +182,9 @@ package struct StormTarget: Sendable {
     func volumeSector(disk: Int, _ sector: UInt64) -> UInt64? {
         switch kind {
         case .ssdcache, .writeboost, .writeboostKernel: return disk == 0 && sector < Self.sectors ? sector : nil
+        case .writeboostShared:
+            if disk == 1 || sector >= Self.sectors / 2 { return nil }
+            return disk == 0 ? sector : sector + Self.sectors / 2
         case .flakey: return disk == 0 && sector < Self.sectors ? sector : nil
         case .linear:
             let from: UInt64 = disk == 0 ? 64 : 8

@@ -258,7 +258,8 @@ enum LifeVerbs {
         operands.removeFirst()
         if operands.isEmpty { Output.error("No message supplied.") }
         let words = operands.joined(separator: " ").split(separator: " ").map { JSON.string(String($0)) }
-        let result = try EngineLink(arguments).onDevice("message", "message", spec, ["sector": .unsigned(sector), "words": .array(words)])
+        let result = try EngineLink(arguments).onDevice(
+            "message", "message", spec, ["sector": .unsigned(sector), "words": .array(words), "cwd": .string(Self.cwd)])
         if let reply = result["reply"]?.string { Output.out(reply.hasSuffix("\n") ? String(reply.dropLast()) : reply) }
     }
 

@@ -76,7 +76,7 @@ enum Usage {
                 "engine", "run | stop | status", "The process that holds the volumes.", "force nbd json " + engineOptions, own: true),
             Verb(
                 "format-cache", "CACHE_DEVICE", "Write an empty cache onto a device.",
-                "target format backing blocksize assoc buckets uuid label force yes no-act", own: true),
+                "target format backing add blocksize assoc buckets uuid label force yes no-act", own: true),
             Verb(
                 "cache", "check | dump | flush | repair | set-uuid | info CACHE_DEVICE",
                 "Check, show, write back or mend a cache that is not in use.",

@@ -946,6 +946,79 @@ test_completions() {
     [ $ran -gt 0 ] || fail "no shell at all"
 }
 
+# Two volumes on one writeboost cache: other data in each, a killed engine, both as they were.
+test_writeboost_shared() {
+    truncate -s 32M a.img b.img x.img; truncate -s 16M c.img
+    refused 1 "named twice" cairn format-cache --target writeboost --backing a.img --backing a.img --yes c.img
+    refused 2 "one backing" cairn format-cache --target writeboost --format kernel --backing a.img --backing b.img --yes c.img
+    cairn format-cache --target writeboost --backing a.img --backing b.img --yes c.img | grep -q "for $PWD/a.img, $PWD/b.img" || fail format
+    both() { cairn create va --table "0 65536 writeboost a.img c.img 2 writeback_threshold 0" && cairn create vb --table "0 65536 writeboost b.img c.img"; }
+    both || fail create
+    refused 1 "has 2 backings, and this device is none of them" cairn create vx --table "0 65536 writeboost x.img c.img"
+    refused 1 "claimed by volume va" cairn create vx --table "0 65536 linear c.img 0"
+    cairn message va 0 writeback_threshold 0
+    io() { qemu-io -f raw "$(uri "$1")" -c "$2" 2>&1 | grep -qE 'wrote|read' || fail "$1 $2"; }
+    holds() { qemu-io -f raw "$(uri "$1")" -c "read -P $2 $3" 2>&1 | grep -q 'verification failed' && fail "$1 $3"; true; }
+    io va 'write -P 1 0 2M'; io vb 'write -P 2 0 3M'; io va 'write -P 3 8M 4k'; qemu-io -f raw "$(uri va)" -c flush; io vb 'write -f -P 4 8M 4k'
+    io va 'write -f -P 5 8392704 4k'
+    local engine; engine=$(pid va); kill -9 "$engine"
+    for _ in $(seq 100); do [ -d "/proc/$engine" ] || break; sleep 0.1; done
+    [ "$(head -c 4096 b.img | od -An -tx1 | tr -d ' \n' | head -c 2)" = 00 ] || fail "written back, though nothing asked for it"
+    # One at a time: the other's blocks are kept meanwhile.
+    cairn create vb --table "0 65536 writeboost b.img c.img 2 writeback_threshold 0" || fail again
+    holds vb 2 '0 3M'; holds vb 4 '8M 4k'
+    cairn status vb | grep -qE 'dirty_elsewhere [1-9]' || fail "elsewhere: $(cairn status vb)"
+    refused 1 "newest data may be in the cache" cairn create low --table "0 65536 linear a.img 0"
+    cairn create va --table "0 65536 writeboost a.img c.img" || fail va
+    holds va 1 '0 2M'; holds va 3 '8M 4k'; holds va 5 '8392704 4k'
+    # A volume rests, the other works and goes round the ring; a reload of one under the other's load.
+    cairn suspend va || fail suspend
+    for i in 1 2 3; do io vb "write -P 1$i 16M 12M"; done
+    cairn resume va && holds va 1 '0 2M' && holds vb 13 '16M 12M' || fail resume
+    cairn load va --table "0 65536 writeboost a.img c.img 2 writeback_threshold 100" && cairn resume va || fail reload
+    cairn message va 0 drop_caches
+    for _ in $(seq 100); do cairn status va | grep -q 'drain_left 0' && break; sleep 0.1; done
+    cairn remove va && cairn remove vb || fail remove
+    cmp -n $((2 << 20)) a.img <(head -c 2M /dev/zero | tr '\0' '\1') || fail "a is not written back"
+    cmp -n $((3 << 20)) b.img <(head -c 3M /dev/zero | tr '\0' '\2') || fail "b is not written back"
+    # One more backing.
+    refused 5 "is backing 2 of this cache already" cairn format-cache --target writeboost --add --backing b.img c.img
+    cairn format-cache --target writeboost --add --backing x.img c.img | grep -q 'is backing 3 of writeboost' || fail add
+    both && cairn create vx --table "0 65536 writeboost x.img c.img" || fail three
+    io vx 'write -P 9 0 64k'; holds va 1 '0 2M'
+    refused 5 "is locked by process" cairn format-cache --target writeboost --add --backing a.img c.img
+    cairn remove va && cairn remove vb && cairn remove vx || fail "remove three"
+}
+
+# The first version's manager, from the shell.
+test_writeboost_manager() {
+    truncate -s 32M a.img b.img n.img; truncate -s 16M c.img
+    cairn create mgr --table "0 1 writeboost-mgr" || fail mgr
+    m() { cairn message mgr 0 "$@"; }
+    refused 1 "cache 0 is none" m resume_cache c.img
+    m switch_to 3 || fail switch_to
+    refused 1 "no writeboost cache" m resume_cache c.img
+    m format_cache_device c.img && m resume_cache c.img || fail resume
+    cairn create perflv --table "0 65536 writeboost 5 a.img 3" && cairn create other --table "0 65536 writeboost 6 b.img 3" || fail create
+    same "$(cairn table perflv)" "0 65536 writeboost 5 $PWD/a.img 3"
+    refused 1 "cache is not set for id(4)" cairn create no --table "0 65536 writeboost 7 n.img 4"
+    m allow_migrate 0; same "$(m allow_migrate)" 0
+    qemu-io -f raw "$(uri perflv)" -c 'write -P 7 0 1M' | grep -q wrote || fail write
+    qemu-io -f raw "$(uri other)" -c 'write -P 8 0 1M' | grep -q wrote || fail write
+    m flush_current_buffer 1 || fail flush
+    cairn status mgr | grep -q '^nr_segments: ' || fail "status: $(cairn status mgr)"
+    refused 1 "2 volumes use cache 3" m free_cache
+    local engine; engine=$(pid mgr); kill -9 "$engine"
+    for _ in $(seq 100); do [ -d "/proc/$engine" ] || break; sleep 0.1; done
+    cairn create mgr --table "0 1 writeboost-mgr" && m switch_to 3 && m resume_cache c.img || fail "resume again"
+    cairn create perflv --table "0 65536 writeboost 5 a.img 3" && cairn create other --table "0 65536 writeboost 6 b.img 3" || fail again
+    qemu-io -f raw "$(uri perflv)" -c 'read -P 7 0 1M' | grep -q 'verification failed' && fail "device 5"
+    qemu-io -f raw "$(uri other)" -c 'read -P 8 0 1M' | grep -q 'verification failed' && fail "device 6"
+    m clear_stat || fail clear_stat
+    cairn remove perflv && cairn remove other && m free_cache && cairn remove mgr || fail remove
+    cairn create pass --table "0 65536 writeboost 5 b.img 0" 2>&1 | grep -q "newest data may be in the cache" || cairn remove pass || fail pass
+}
+
 passed=0 failed=0
 root=$(mktemp -d /tmp/cairn-e2e.XXXXXX); chmod 755 "$root"
 for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do

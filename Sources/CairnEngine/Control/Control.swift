@@ -66,10 +66,11 @@ extension Engine {
 
     private func remember(_ table: Table) {
         var next = 0
+        let uses = table.uses.filter(\.isNamed)
         for line in table.lines {
             guard let type = types.first(where: { $0.name == line.type }) else { continue }
-            for index in type.deviceWords(line.arguments) where index < line.arguments.count && next < table.uses.count {
-                catalogMemory[line.arguments[index].raw] = table.uses[next].device.id
+            for index in type.deviceWords(line.arguments) where index < line.arguments.count && next < uses.count {
+                catalogMemory[line.arguments[index].raw] = uses[next].device.id
                 next += 1
             }
         }

@@ -63,7 +63,8 @@ extension Engine {
         for target in table.targets { callTarget(target.handle) { $0.begin(phase, now: $1, into: &$2) } }
     }
 
-    func phaseEnded(_ table: Table, _ error: TargetError?, _ type: String) {
+    func phaseEnded(_ slot: TargetSlots.Slot, _ error: TargetError?) {
+        guard let table = slot.table, let type = slot.target?.typeName else { return }
         if table.crashed { return }  // the late end of a phase that was abandoned
         precondition(table.phaseOutstanding > 0, "\(type) ended a phase twice")
         table.phaseOutstanding -= 1
@@ -284,6 +285,7 @@ extension Engine {
         }
         if let live = volume.live {
             for (new, old) in zip(table.targets, live.targets) where new.start == old.start { new.succeed(old) }
+            inherit(table, from: live)
         }
         // Whoever takes over what was only in memory holds it now; the rest is lost when the new table runs.
         volume.transition?.givesUp =

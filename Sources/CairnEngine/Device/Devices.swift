@@ -169,7 +169,7 @@ extension Engine {
             orphan(index)
         }
         if let table = volume.live {
-            if table.isStateless { fenceOwnIO(of: table) } else { crash(table) }
+            if table.isStateless { fenceOwnIO(of: table.targets.map(\.handle)) { _ in true } } else { crash(table) }
         }
         parked.sort { requests[$0].started < requests[$1].started }
         for request in parked.reversed() {
@@ -192,18 +192,22 @@ extension Engine {
         if table.crashed { return }
         table.crashed = true
         let handles = table.targets.map(\.handle)
-        for target in table.targets { target.abandoned() }
+        for target in table.targets {
+            target.abandoned()
+            if let resource = target.resource { fenceShared(resource, of: table) }
+        }
         timers.removeAll { handles.contains($0.target) }
         for index in 0..<UInt32(pieces.capacity) where pieces[index].own && pieces[index].place == .below && !pieces[index].orphan {
             if handles.contains(pieces[index].target) { orphan(index) }
         }
     }
 
-    /// A dropped table: whatever its targets still have in flight interests nobody.
+    /// A dropped table: whatever its targets still have in flight interests nobody. What a resource has of them it still completes.
     func orphanPieces(of handle: UInt32) {
+        let isKept = slots[handle].map { $0.owner != handle } ?? false
         for index in 0..<UInt32(pieces.capacity) where pieces[index].place != .free && pieces[index].target == handle {
             if !pieces[index].orphan { orphan(index) }
-            if pieces[index].place == .target && !pieces[index].queued { pieces.give(index) }
+            if pieces[index].place == .target && !pieces[index].queued && !isKept { pieces.give(index) }
         }
     }
 
@@ -255,11 +259,11 @@ extension Engine {
 
     /// I/O of the targets' own that belongs to abandoned pieces cannot be called back either. The target still hears its
     /// end (its table may stay live), but nothing newer may pass it.
-    private func fenceOwnIO(of table: Table) {
-        let handles = table.targets.map(\.handle)
+    func fenceOwnIO(of handles: [UInt32], where isMeant: (LowerDevice) -> Bool) {
         for index in 0..<UInt32(pieces.capacity) where pieces[index].own && pieces[index].place == .below && !pieces[index].orphan {
             let piece = pieces[index]
-            guard piece.operation.changesData, handles.contains(piece.target), let device = devices[Int(piece.device)] else { continue }
+            guard piece.operation.changesData, handles.contains(piece.target), let device = devices[Int(piece.device)], isMeant(device)
+            else { continue }
             if let waiting = device.fenced.firstIndex(of: index) {  // never sent
                 device.fenced.remove(at: waiting)
                 work.append(.below(index, .io))

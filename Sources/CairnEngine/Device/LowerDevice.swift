@@ -12,8 +12,23 @@ public final class LowerDevice {
     struct Holder {
         /// Not owned, for its table owns the device; it lets go before it ends.
         unowned let volume: Volume
-        var exclusive: Int
-        var shared: Int
+        var exclusive = 0
+        var shared = 0
+        /// Claimed together with other volumes, by targets of this type.
+        var together = 0
+        var type = ""
+
+        var isClaim: Bool { exclusive + together > 0 }
+    }
+    /// How a table uses it.
+    struct Claim {
+        let isExclusive: Bool
+        /// Together with whoever claims it for the same type of target: the device of a resource.
+        let sharedBy: String?
+        init(_ isExclusive: Bool, sharedBy: String? = nil) {
+            self.isExclusive = isExclusive
+            self.sharedBy = sharedBy
+        }
     }
     /// A write that was abandoned while in flight: nothing newer may pass it.
     struct Fence {
@@ -99,9 +114,11 @@ public final class LowerDevice {
     }
 
     /// Why `volume` may not use this device in that way, or nil.
-    func refusal(for volume: Volume, exclusive: Bool) -> String? {
+    func refusal(for volume: Volume, _ claim: Claim) -> String? {
+        let exclusive = claim.isExclusive
         for holder in holders where holder.volume !== volume {
-            if holder.exclusive > 0 { return "\(tableWord) is claimed by volume \(holder.volume.name)" }
+            if holder.exclusive + holder.shared == 0 && holder.type == claim.sharedBy { continue }
+            if holder.isClaim { return "\(tableWord) is claimed by volume \(holder.volume.name)" }
             if exclusive { return "\(tableWord) is in use by volume \(holder.volume.name)" }
         }
         if exclusive, case .volume(let below) = kind, below.writers > 0 {
@@ -110,19 +127,21 @@ public final class LowerDevice {
         return nil
     }
 
-    func hold(_ volume: Volume, exclusive: Bool) {
-        let index =
-            holders.firstIndex { $0.volume === volume }
-            ?? {
-                holders.append(Holder(volume: volume, exclusive: 0, shared: 0)); return holders.count - 1
-            }()
-        if exclusive { holders[index].exclusive += 1 } else { holders[index].shared += 1 }
-    }
+    func hold(_ volume: Volume, _ claim: Claim) { count(volume, claim, 1) }
+    func letGo(_ volume: Volume, _ claim: Claim) { count(volume, claim, -1) }
 
-    func letGo(_ volume: Volume, exclusive: Bool) {
-        guard let index = holders.firstIndex(where: { $0.volume === volume }) else { return }
-        if exclusive { holders[index].exclusive -= 1 } else { holders[index].shared -= 1 }
-        if holders[index].exclusive == 0 && holders[index].shared == 0 { holders.remove(at: index) }
+    private func count(_ volume: Volume, _ claim: Claim, _ change: Int) {
+        let index = holders.firstIndex { $0.volume === volume } ?? holders.count
+        if index == holders.count { holders.append(Holder(volume: volume)) }
+        if let type = claim.sharedBy {
+            holders[index].together += change
+            holders[index].type = type
+        } else if claim.isExclusive {
+            holders[index].exclusive += change
+        } else {
+            holders[index].shared += change
+        }
+        if !holders[index].isClaim && holders[index].shared == 0 { holders.remove(at: index) }
     }
 
     func isFenced(_ sector: Sectors, _ count: Sectors) -> Bool {

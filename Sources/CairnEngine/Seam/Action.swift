@@ -25,6 +25,15 @@ public enum Action {
     case phaseDone
     /// The phase failed, with a sentence for the admin.
     case phaseFailed(TargetError)
+    /// The same, of a resource for the member with this handle.
+    case memberDone(UInt32)
+    case memberFailed(UInt32, TargetError)
+    /// The end of an order (`Target.order`).
+    case answered(UInt64, TargetError?)
+    /// Of a resource: the target with this handle, which had adopted it, needs it no more.
+    case release(UInt32)
+    /// Call `again` of the resource with this handle.
+    case wake(UInt32)
     /// Call `Target.again` once more when these actions have been carried out.
     case again
 }

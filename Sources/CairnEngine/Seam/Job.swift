@@ -49,7 +49,7 @@ extension Engine {
     func endJob(_ cookie: UInt32, _ result: UInt64) {
         let record = jobs[cookie]
         jobs.give(cookie)
-        callTarget(record.target) { $0.finished(job: record.token, result: result, now: $1, into: &$2) }
+        call(record.target) { $0.finished(job: record.token, result: result, now: $1, into: &$2) }
         arena.release(record.buffer)
     }
 }

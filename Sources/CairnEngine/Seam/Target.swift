@@ -1,12 +1,11 @@
 public import CairnCore
 
-/// One line of a table: a state machine that never touches the outside world. It is handed events and answers with
-/// actions. The engine calls it from one thread only and never while one of its handlers is running.
+/// One line of a table.
 ///
 /// Life: `TargetType.make` (no I/O) → `begin(.open)` (reads only) → `begin(.preresume)` → `map`… →
 /// `begin(.presuspend)` → no I/O in flight → `begin(.postsuspend)` → either `begin(.preresume)` again or gone.
 /// Every `begin` ends with `.phaseDone` or `.phaseFailed`, at once or after I/O.
-open class Target {
+open class Target: Machine {
     /// What the engine must know for splitting and cloning, fixed after construction.
     public struct Traits {
         /// Reads and writes are cut at multiples of this many sectors from the target's start; 0 = not cut.
@@ -57,8 +56,8 @@ open class Target {
     public let length: Sectors
     public var traits = Traits()
     public var ranges: [Range] = []
-    /// The engine's own number of this target; never changes.
-    public internal(set) var handle: UInt32 = .max
+    /// What it shares with other targets; set in its constructor, from the context's.
+    public var resource: Resource?
 
     public init(typeName: String, start: Sectors, length: Sectors) {
         self.typeName = typeName
@@ -76,18 +75,11 @@ open class Target {
     open func ended(_ piece: Piece, tag: UInt32, status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {
         actions.append(.complete(piece.id, status))
     }
-    /// An I/O started with `submit` has ended. The engine releases its own reference to the buffer afterwards.
-    open func completed(_ operation: SubOperation, status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {}
-    open func fired(timer: Int, now: Nanoseconds, into actions: inout ActionList) {}
-    open func again(now: Nanoseconds, into actions: inout ActionList) {}
-    open func identified(_ device: DeviceID, _ identity: DeviceIdentity, now: Nanoseconds, into actions: inout ActionList) {}
-    /// The answer to `.record`.
-    open func recorded(_ device: DeviceID, _ status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {}
-    /// The result of `.run`: a checksum.
-    open func finished(job token: UInt64, result: UInt64, now: Nanoseconds, into actions: inout ActionList) {}
     /// I/O of the table was abandoned in flight: this target is called for `succeed` only, and its actions are not carried out.
     /// Of its own I/O below nobody knows how much was or will be done, but it is done before anything of its successor's.
     open func abandoned() {}
+    /// The table is dropped, whatever phase it was in: called for targets with a resource only, which must forget this one.
+    open func leave(now: Nanoseconds, into actions: inout ActionList) {}
     /// Before `preresume`: the target that stood in this place and was suspended without flushing, or abandoned. Whoever
     /// works on the same devices may take over what it held in memory.
     open func succeed(_ predecessor: Target) {}
@@ -103,6 +95,10 @@ open class Target {
     open func message(_ words: [String], now: Nanoseconds, into actions: inout ActionList) throws(TargetError) -> String? {
         throw TargetError("Target type does not support messages", hint: "cairn status shows what \(typeName) has to say")
     }
+    /// A message that is an order (`OrderContext`). False: it is none.
+    open func order(
+        _ words: [String], _ context: OrderContext, now: Nanoseconds, into actions: inout ActionList
+    ) throws(TargetError) -> Bool { false }
     /// STATUSTYPE_INFO, without start, length and type.
     open func status(_ name: (DeviceID) -> String) -> String { "" }
     /// STATUSTYPE_TABLE. `name` prints a device in the form that loads again.
@@ -136,10 +132,13 @@ public struct TargetType: Sendable {
     public let claimsDevices: Bool
     /// The messages it takes, for completion: words, `one|or|another`, and what the user makes up in capitals.
     public let messages: [String]
+    /// Which words of a message are device words.
+    public let messageDevices: @Sendable (_ words: [String]) -> [Int]
     public let make: @Sendable (inout TargetContext) throws(TargetError) -> Target
 
     public init(
         name: String, version: (UInt32, UInt32, UInt32), claimsDevices: Bool = false, messages: [String] = [],
+        messageDevices: @escaping @Sendable ([String]) -> [Int] = { _ in [] },
         deviceWords: @escaping @Sendable ([TableWord]) -> [Int],
         make: @escaping @Sendable (inout TargetContext) throws(TargetError) -> Target
     ) {
@@ -147,6 +146,7 @@ public struct TargetType: Sendable {
         self.version = version
         self.claimsDevices = claimsDevices
         self.messages = messages
+        self.messageDevices = messageDevices
         self.deviceWords = deviceWords
         self.make = make
     }
@@ -166,11 +166,15 @@ public struct TargetContext {
     public let seed: UInt64
     /// A fresh random UUID of the host.
     public let uuid: [UInt8]
-    private let lookUp: (Int) throws(TargetError) -> LowerDeviceFacts
+    private let lookUp: (Int, _ shared: Bool) throws(TargetError) -> LowerDeviceFacts
+    private let known: () -> [Resource]
+    private let share: (Resource) throws(TargetError) -> Void
 
     public init(
         typeName: String, start: Sectors, length: Sectors, arguments: [TableWord], readOnly: Bool, arena: BufferArena,
-        now: Nanoseconds, seed: UInt64, uuid: [UInt8], lookUp: @escaping (Int) throws(TargetError) -> LowerDeviceFacts
+        now: Nanoseconds, seed: UInt64, uuid: [UInt8], known: @escaping () -> [Resource],
+        share: @escaping (Resource) throws(TargetError) -> Void,
+        lookUp: @escaping (Int, _ shared: Bool) throws(TargetError) -> LowerDeviceFacts
     ) {
         self.typeName = typeName
         self.start = start
@@ -181,10 +185,20 @@ public struct TargetContext {
         self.now = now
         self.seed = seed
         self.uuid = uuid
+        self.known = known
+        self.share = share
         self.lookUp = lookUp
     }
 
     /// The device named by argument `index`. Errors carry the look-up's errno and the reason; the text starts with
     /// "Device lookup failed".
-    public func device(at index: Int) throws(TargetError) -> LowerDeviceFacts { try lookUp(index) }
+    public func device(at index: Int) throws(TargetError) -> LowerDeviceFacts { try lookUp(index, false) }
+
+    /// A device that other targets of this type may claim, too: that of a resource.
+    public func sharedDevice(at index: Int) throws(TargetError) -> LowerDeviceFacts { try lookUp(index, true) }
+    /// What is on that device, if a table names it already. Otherwise the target makes one, which others will find.
+    public func resource(on device: DeviceID) -> Resource? { known().first { $0.device == device } }
+    /// All there are, for those that are named in another way; `hold` then claims the device, which no word of the line names.
+    public var resources: [Resource] { known() }
+    public func hold(_ resource: Resource) throws(TargetError) { try share(resource) }
 }

@@ -70,7 +70,9 @@ public struct TableLine: Sendable {
 public final class Table {
     public struct Use {
         let device: LowerDevice
-        let exclusive: Bool
+        let claim: LowerDevice.Claim
+        /// A word of its line names it.
+        var isNamed = true
     }
 
     public internal(set) var targets: [Target] = [] {

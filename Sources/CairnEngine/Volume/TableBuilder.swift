@@ -48,9 +48,14 @@ extension Engine {
         let volume = table.volume
         var context = TargetContext(
             typeName: line.type, start: Sectors(line.start), length: Sectors(line.length), arguments: line.arguments,
-            readOnly: table.readOnly, arena: arena, now: now, seed: nextSeed(), uuid: randomUUID()
-        ) { [self] (index) throws(TargetError) in
-            let device = try self.lookUp(line.arguments[index], for: volume, exclusive: type.claimsDevices, catalog: catalog)
+            readOnly: table.readOnly, arena: arena, now: now, seed: nextSeed(), uuid: randomUUID(),
+            known: { [self] in resources.lazy.map(\.resource).filter { $0.typeName == line.type } },
+            share: { [self] (resource) throws(TargetError) in
+                taken.append(try holdShared(resource.device, of: line.type, for: volume))
+            }
+        ) { [self] (index, isShared) throws(TargetError) in
+            let claim = LowerDevice.Claim(type.claimsDevices, sharedBy: isShared ? line.type : nil)
+            let device = try self.lookUp(line.arguments[index], for: volume, claim, catalog: catalog)
             if type.claimsDevices && taken.contains(where: { $0.device === device }) {
                 throw TargetError(
                     "Device lookup failed: \(device.tableWord) is named twice", status: .busy,
@@ -62,8 +67,8 @@ extension Engine {
                     "Device lookup failed: \(device.tableWord) is read-only", status: .readOnly,
                     hint: "load the table with --readonly")
             }
-            device.hold(volume, exclusive: type.claimsDevices)
-            taken.append(Table.Use(device: device, exclusive: type.claimsDevices))
+            device.hold(volume, claim)
+            taken.append(Table.Use(device: device, claim: claim))
             return LowerDeviceFacts(
                 id: device.id, size: device.size, limits: device.limits, identity: device.identity,
                 record: device.record, readOnly: device.readOnly)
@@ -78,12 +83,14 @@ extension Engine {
             throw TargetError("\(line.type): \(error.text)", status: error.status, hint: hint)
         }
         table.uses += taken
+        attach(target)
         slots.insert(target, table)
+        attached(target)
         table.targets.append(target)
     }
 
-    private func lookUp(
-        _ word: TableWord, for volume: Volume, exclusive: Bool, catalog: @escaping DeviceCatalog
+    func lookUp(
+        _ word: TableWord, for volume: Volume, _ claim: LowerDevice.Claim, catalog: @escaping DeviceCatalog
     ) throws(TargetError) -> LowerDevice {
         let device: LowerDevice
         switch try catalog(word) {
@@ -104,10 +111,10 @@ extension Engine {
             }
             device = volumeDevice(below)
             // Nobody remembers who wrote to a volume, or to what is below it, while no cache held it.
-            let stays = volume.live?.uses.contains { $0.device === device && $0.exclusive } ?? false
+            let stays = volume.live?.uses.contains { $0.device === device && $0.claim.isExclusive } ?? false
             device.record = stays ? nil : BackingRecord(cache: "", dirty: false, writtenAlone: true)
         }
-        if let refusal = device.refusal(for: volume, exclusive: exclusive) {
+        if let refusal = device.refusal(for: volume, claim) {
             dropIfUnused(device)
             throw TargetError(
                 "Device lookup failed: \(refusal)", status: .busy,
@@ -207,12 +214,12 @@ extension Engine {
     func destroy(_ table: Table) {
         for target in table.targets {
             orphanPieces(of: target.handle)
-            slots.remove(target.handle)
             timers.removeAll { $0.target == target.handle }
+            detach(target, table)
         }
         table.targets.removeAll()
         for use in table.uses {
-            use.device.letGo(table.volume, exclusive: use.exclusive)
+            use.device.letGo(table.volume, use.claim)
             dropIfUnused(use.device)
         }
         table.uses.removeAll()

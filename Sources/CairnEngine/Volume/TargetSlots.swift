@@ -1,16 +1,22 @@
 internal import CairnCore
 
-/// The targets of all tables, by handle. A handle is a place and, in its upper bits, how often the place was taken before:
+/// The targets of all tables, and the resources they share, by handle. A handle is a place and, in its upper bits, how often the place was taken before:
 /// what was queued for a target that is gone (`again`, a timer, a late end) never reaches its successor in the place.
 struct TargetSlots {
     final class Slot {
-        let target: Target
-        unowned let table: Table
+        let machine: Machine
+        /// Of a target; nil: a resource.
+        let target: Target?
+        unowned let table: Table?
+        /// Who hears of what its actions start: a target's resource, or itself.
+        let owner: UInt32
         let statistics = IOStatistics()
 
-        init(_ target: Target, _ table: Table) {
-            self.target = target
+        init(_ machine: Machine, _ table: Table?) {
+            self.machine = machine
+            target = machine as? Target
             self.table = table
+            owner = target?.resource?.handle ?? machine.handle
         }
     }
 
@@ -23,12 +29,12 @@ struct TargetSlots {
 
     subscript(_ handle: UInt32) -> Slot? {
         let place = place(handle)
-        guard place < places.count, let slot = places[place], slot.target.handle == handle else { return nil }
+        guard place < places.count, let slot = places[place], slot.machine.handle == handle else { return nil }
         return slot
     }
 
-    /// Gives the target its handle. A table is at most a control message of 1 MiB, far below the number of places.
-    mutating func insert(_ target: Target, _ table: Table) {
+    /// Gives the target its handle; that of its resource it must have. A table is at most a control message of 1 MiB, far below the number of places.
+    mutating func insert(_ machine: Machine, _ table: Table?) {
         let place: UInt32
         if let reused = free.popLast() {
             place = reused
@@ -38,8 +44,8 @@ struct TargetSlots {
             places.append(nil)
             taken.append(0)
         }
-        target.handle = taken[Int(place)] << Self.placeBits | place
-        places[Int(place)] = Slot(target, table)
+        machine.handle = taken[Int(place)] << Self.placeBits | place
+        places[Int(place)] = Slot(machine, table)
     }
 
     mutating func remove(_ handle: UInt32) {

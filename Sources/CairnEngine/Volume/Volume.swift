@@ -46,7 +46,7 @@ public final class Volume {
     /// Other volumes whose tables use this one.
     public var users: [Volume] { asDevice?.holders.map(\.volume) ?? [] }
     /// A stateful table of another volume holds it alone: clients may only read.
-    public var isClaimed: Bool { asDevice?.holders.contains { $0.exclusive > 0 } ?? false }
+    public var isClaimed: Bool { asDevice?.holders.contains { $0.isClaim } ?? false }
     public var openCount: Int { clients + users.count }
     public var queuedRequests: Int { deferred.count }
 

@@ -2,8 +2,9 @@ import CairnCore
 import CairnEngine
 import CairnFormats
 
-/// Write-back: the oldest closed segments, up to a batch of them, sorted by address; one batch at a time, so two copies of a block
-/// can never overtake each other. The order of writes that retires their slots stands in docs/formats/writeboost.md (5).
+/// Write-back: the oldest closed segments, up to a batch of them, sorted by backing and address; one batch at a time, so two copies of a
+/// block can never overtake each other. The order of writes that retires their slots stands in docs/formats/writeboost.md (5). Blocks
+/// whose backing cannot be written: `+Forward`.
 struct WriteboostBack {
     enum Phase { case idle, copying, flushing, ensuring, tail, tailFlush }
     struct Group {
@@ -15,6 +16,11 @@ struct WriteboostBack {
         var pending = 0
         var reading = false
         var failed = false
+        /// Of the batch's items; its blocks go to the log's head, not to the backing.
+        var items = 0..<0
+        var forwards = false
+        /// Read, and waiting for room in the log.
+        var waits = false
     }
     static let width = 16
     static let longest = 64
@@ -26,6 +32,14 @@ struct WriteboostBack {
     var groups: [Group] = Array(repeating: Group(), count: width)
     var busy = 0
     var failed = false
+    /// The batch is given up because a backing went: nothing is wrong with it.
+    var givenUp = false
+    /// What cannot be written back goes forward in the log; and it does so now.
+    var isForwarding = false, takesReserve = false
+    /// The segment whose backing cannot be written, since this was looked at last.
+    var blockedAt: UInt64 = 0
+    /// Room is needed, and the oldest segment can neither be written back nor go forward.
+    var isPinned = false
     /// Batches in a row that failed.
     var failures = 0
     var notBefore = Nanoseconds.zero
@@ -33,6 +47,8 @@ struct WriteboostBack {
     var pendingFlushes = 0, pendingTails = 0
     /// By backing: written to since its last flush of ours.
     var wrote = [Bool](repeating: false, count: 128)
+    /// By backing: something of this batch was written to it.
+    var worked = [Bool](repeating: false, count: 128)
     var tailBuffers: [Buffer] = []
     /// drop_caches: write back up to this segment.
     var drainTo: UInt64 = 0
@@ -71,7 +87,7 @@ struct WriteboostBack {
 extension WriteboostCache {
     var freeSlots: UInt64 { UInt64(geometry.slots) - (currentID - tailID) }
     /// Writers wait for a slot, or soon will.
-    var isUrgent: Bool { freeSlots <= max(1, UInt64(geometry.slots / 8)) }
+    var isUrgent: Bool { freeSlots <= max(reserve + 1, UInt64(geometry.slots / 8)) }
     private var mayWriteBack: Bool {
         if isUrgent || tailID < back.drainTo { return true }
         // What was only read is given up when its room is needed.
@@ -90,7 +106,8 @@ extension WriteboostCache {
                 }
                 return
             }
-            beginBatch(now, &actions)
+            let isBlocked = back.blockedAt == tailID + 1 && (back.isPinned || !isUrgent && tailID >= back.drainTo)
+            if !isBlocked { beginBatch(now, &actions) }
         case .copying: pumpGroups(now, &actions)
         case .ensuring: ensure(now, &actions)
         default: break
@@ -100,43 +117,70 @@ extension WriteboostCache {
     private func beginBatch(_ now: Nanoseconds, _ actions: inout ActionList) {
         let count = min(writtenID - tailID, UInt64(settings.batch))
         back.first = tailID + 1
-        back.last = tailID + count
-        back.lastBatch = Int(count)
+        back.last = tailID
         back.items.removeAll(keepingCapacity: true)
-        for id in back.first...back.last {
-            let slot = geometry.slot(of: id)
-            for place in 1..<geometry.slotBlocks {
-                let entry = geometry.entry(slot, place), i = Int(entry)
-                if index.keys[i] != 0 && index.flags[i] & WriteboostIndex.dirty != 0 { back.items.append(entry) }
+        back.isForwarding = false
+        while back.last < tailID + count && !back.isForwarding {
+            let known = back.items.count
+            if collect(back.last + 1, now) {
+                back.last += 1
+                continue
+            }
+            // Only this one: there is no room to take more forward.
+            if back.last == tailID && mayForward(now) {
+                back.isForwarding = true
+                back.last += 1
+            } else {
+                back.items.removeSubrange(known...)
+                break
             }
         }
+        back.isPinned = back.last == tailID && isUrgent
+        back.blockedAt = back.last == tailID ? tailID + 1 : 0
+        if back.last == tailID { return waitForBacking(now, &actions) }
+        back.lastBatch = Int(back.last - tailID)
         back.items.sort { [index] in (index.keys[Int($0)], $0) < (index.keys[Int($1)], $1) }
         back.at = 0
         back.failed = false
+        back.givenUp = false
+        for number in back.worked.indices { back.worked[number] = false }
         back.phase = .copying
         tally.batches += 1
         pumpGroups(now, &actions)
     }
 
+    /// The dirty blocks of a segment into the batch; false when one of them has a backing that cannot be written.
+    private func collect(_ id: UInt64, _ now: Nanoseconds) -> Bool {
+        let slot = geometry.slot(of: id)
+        var isWhole = true
+        for place in 1..<geometry.slotBlocks {
+            let entry = geometry.entry(slot, place), i = Int(entry)
+            if index.keys[i] == 0 || index.flags[i] & WriteboostIndex.dirty == 0 { continue }
+            back.items.append(entry)
+            if !isWritable(WriteboostIndex.backing(index.keys[i]), now) { isWhole = false }
+        }
+        return isWhole
+    }
+
     // MARK: Copying
 
-    private func pumpGroups(_ now: Nanoseconds, _ actions: inout ActionList) {
-        while back.at < back.items.count && back.busy < WriteboostBack.width && !suspending && !back.failed {
+    func pumpGroups(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if back.isForwarding { pumpForward(now, &actions) }
+        while back.at < back.items.count && back.busy < WriteboostBack.width && !suspending && !back.failed && !back.givenUp {
             if !startGroup(now, &actions) { return }
         }
         if back.busy > 0 { return }
         if back.failed { return batchFailed(now, &actions) }
-        if suspending { return abortBack() }
+        if suspending || back.givenUp { return abortBack() }
         back.phase = .flushing
         back.pendingFlushes = 1
         for number in 1..<backings.count {
-            guard let lower = backings[number] else { continue }
-            if !back.wrote[number] { continue }
-            back.wrote[number] = false
+            guard let lower = backings[number], back.wrote[number] else { continue }
             back.pendingFlushes += 1
-            submit(lower.device, .flush, .zero, 0, .none, Token.make(Token.backFlush, 0), &actions)
+            backings[number]?.inFlight += 1
+            submit(lower.device, .flush, .zero, 0, .none, Token.make(Token.backFlush, UInt64(number)), &actions)
         }
-        backFlushed(.ok, now, &actions)
+        backFlushed(0, .ok, now, &actions)
     }
 
     /// Copies of a block, as they stand now, and its neighbours when they are whole.
@@ -146,13 +190,18 @@ extension WriteboostCache {
         while back.at < back.items.count, index.keys[Int(back.items[back.at])] == 0 { back.at += 1 }
         if back.at == back.items.count { return true }
         let key = index.keys[Int(back.items[back.at])]
+        let forwards = !isWritable(WriteboostIndex.backing(key), now)
+        if forwards && !back.isForwarding {
+            back.givenUp = true
+            return true
+        }
         var end = back.at, mask: UInt8 = 0
         while end < back.items.count, index.keys[Int(back.items[end])] == key {
             mask |= index.live[Int(back.items[end])]
             end += 1
         }
         var count = 1
-        if end == back.at + 1 && mask == 0xFF {
+        if end == back.at + 1 && mask == 0xFF && !forwards {
             while count < WriteboostBack.longest, end < back.items.count {
                 let next = Int(back.items[end])
                 let isTwin = end + 1 < back.items.count && index.keys[Int(back.items[end + 1])] == index.keys[next]
@@ -168,7 +217,8 @@ extension WriteboostCache {
             }
             return false
         }
-        back.groups[number] = .init(buffer: buffer, key: key, count: count, mask: mask, reading: true)
+        back.groups[number] = .init(
+            buffer: buffer, key: key, count: count, mask: mask, reading: true, items: back.at..<end, forwards: forwards)
         back.busy += 1
         if count > 1 { tally.merged += UInt64(count - 1) }
         for i in back.at..<end {
@@ -186,7 +236,7 @@ extension WriteboostCache {
         return true
     }
 
-    private func sectorRuns(_ mask: UInt8, _ body: (Int, Int) -> Void) {
+    func sectorRuns(_ mask: UInt8, _ body: (Int, Int) -> Void) {
         var at = 0
         while at < 8 {
             if mask >> UInt8(at) & 1 == 0 { at += 1; continue }
@@ -210,12 +260,17 @@ extension WriteboostCache {
         }
         back.groups[number].pending -= 1
         if back.groups[number].pending > 0 { return }
-        let group = back.groups[number]
-        guard !group.failed, let lower = backings[WriteboostIndex.backing(group.key)] else {
-            return endGroup(number, failed: true, now, &actions)
-        }
         back.groups[number].reading = false
-        back.wrote[WriteboostIndex.backing(group.key)] = true
+        let group = back.groups[number]
+        if group.failed { return endGroup(number, failed: true, now, &actions) }
+        if group.forwards {
+            back.groups[number].waits = true
+            return pumpForward(now, &actions)
+        }
+        guard isWritable(WriteboostIndex.backing(group.key), now), let lower = backings[WriteboostIndex.backing(group.key)] else {
+            back.givenUp = true
+            return endGroup(number, failed: false, now, &actions)
+        }
         let first = WriteboostIndex.block(group.key) * 8
         if group.count > 1 || group.mask == 0xFF {
             writeBack(number, lower.device, first, group.count * 8, group.buffer, &actions)
@@ -230,6 +285,7 @@ extension WriteboostCache {
     private func writeBack(_ number: Int, _ device: DeviceID, _ sector: UInt64, _ count: Int, _ buffer: Buffer, _ actions: inout ActionList)
     {
         back.groups[number].pending += 1
+        backings[WriteboostIndex.backing(back.groups[number].key)]?.inFlight += 1
         back.begun()
         tally.backWrites += 1
         submit(device, .write, Sectors(sector), count, buffer, Token.make(Token.backWrite, UInt64(number)), &actions)
@@ -237,15 +293,22 @@ extension WriteboostCache {
 
     func backWritten(_ number: Int, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         back.ended(now)
-        if back.groups[number].buffer.isNone { return }
-        if !status.isOK { back.groups[number].failed = true }
+        let backing = WriteboostIndex.backing(back.groups[number].key)
+        backings[backing]?.inFlight -= 1
+        if !status.isOK {
+            if !back.groups[number].failed { backingFailed(backing, now, &actions) }
+            back.groups[number].failed = true
+        } else {
+            back.wrote[backing] = true
+            back.worked[backing] = true
+        }
         back.groups[number].pending -= 1
         if back.groups[number].pending > 0 { return }
         tally.blocksBack += UInt64(back.groups[number].count)
         endGroup(number, failed: back.groups[number].failed, now, &actions)
     }
 
-    private func endGroup(_ number: Int, failed: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
+    func endGroup(_ number: Int, failed: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
         arena.release(back.groups[number].buffer)
         back.groups[number].buffer = .none
         back.busy -= 1
@@ -255,7 +318,7 @@ extension WriteboostCache {
         }
     }
 
-    private func batchFailed(_ now: Nanoseconds, _ actions: inout ActionList) {
+    func batchFailed(_ now: Nanoseconds, _ actions: inout ActionList) {
         back.failures += 1
         if back.failures == 3 { emit(.event, &actions) }
         back.notBefore = now + .milliseconds(UInt64(min(5000, 100 << min(back.failures, 6))))
@@ -264,32 +327,32 @@ extension WriteboostCache {
         pumpBack(now, &actions)
     }
 
-    /// Give the batch up; nothing of it has been said to be written back.
+    /// Give the batch up; nothing of it has been said to be written back, and nothing of it is under way.
     func abortBack() {
-        for i in back.groups.indices where !back.groups[i].buffer.isNone {
-            arena.release(back.groups[i].buffer)
-            back.groups[i].buffer = .none
-        }
         for buffer in back.tailBuffers { arena.release(buffer) }
         back.tailBuffers.removeAll(keepingCapacity: true)
-        back.busy = 0
         back.headersLeft = false
+        back.isForwarding = false
         back.phase = .idle
     }
 
     // MARK: Retiring
 
-    func backFlushed(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        if back.phase != .flushing { return }
+    func backFlushed(_ number: Int, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if number > 0 {
+            backings[number]?.inFlight -= 1
+            back.wrote[number] = false
+        }
         if !status.isOK {
             back.failed = true
             tally.flushErrors += 1
-            // What this flush should have saved may be lost, and a later one will not save it: only writing it again does.
-            backFlushLost = true
+            // What this flush should have saved may be lost, and a later one will not save it.
+            backings[number]?.flushLost = true
+            emit(.event, &actions)
         }
         back.pendingFlushes -= 1
         if back.pendingFlushes > 0 { return }
-        if back.failed || backFlushLost { return batchFailed(now, &actions) }
+        if back.failed { return batchFailed(now, &actions) }
         back.phase = .ensuring
         ensure(now, &actions)
     }
@@ -395,8 +458,15 @@ extension WriteboostCache {
         tail.serial = lastSerial[geometry.slot(of: back.last)]
         tailID = back.last
         tally.tails += 1
-        if back.failures > 0 { emit(.event, &actions) }
+        // Nothing failed in this batch.
+        var isBack = back.failures > 0
+        for number in 1..<backings.count where back.worked[number] && backings[number]?.failures ?? 0 > 0 {
+            isBack = true
+            backings[number]?.failures = 0
+        }
+        if isBack { emit(.event, &actions) }
         back.failures = 0
+        back.isForwarding = false
         back.phase = .idle
     }
 }

@@ -7,10 +7,10 @@ import DequeModule
 extension WriteboostCache {
     static let join = CRC32CJoin(length: 4096)
 
-    func barrier(_ piece: PieceID, _ now: Nanoseconds, _ actions: inout ActionList) {
+    func barrier(_ piece: PieceID, _ backing: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
         tally.barriers += 1
         if refusesWrites { return emit(.complete(piece, .io), &actions) }
-        barriers.append(piece)
+        barriers.append(Barrier(piece: piece, backing: backing))
         settle(now, &actions)
     }
 
@@ -152,34 +152,48 @@ extension WriteboostCache {
         }
     }
     private func failBarriers(_ actions: inout ActionList) {
-        for piece in committing + barriers { emit(.complete(piece, .io), &actions) }
+        for barrier in committing + barriers { emit(.complete(barrier.piece, .io), &actions) }
         committing.removeAll(keepingCapacity: true)
         barriers.removeAll(keepingCapacity: true)
         if commitFlushes > 0 { return }
         commitActive = false
-        if closeWanted || closeActive { closeResult = .io }
-        closeWanted = false
-        closeActive = false
+        if closeWanted != nil || closeActive != nil { closeResult = .io }
+        closeWanted = nil
+        closeActive = nil
     }
 
     // MARK: Commits
 
     /// All that was answered is to become durable, without anybody waiting for it.
     func wantAll() { wanted = max(wanted, current >= 0 && ram[current].hasChanges ? nextSerial : nextSerial - 1) }
-    /// A commit whose end stands in `closeResult`.
-    func commitForClose() {
+    /// A commit whose end stands in `closeResult`, for the volume of this backing.
+    func commitForClose(_ number: Int) {
         closeResult = nil
-        closeWanted = true
+        closeWanted = number
+    }
+
+    /// With a deadline barriers wait for others: until it is there, or a segment went out full and has to be flushed anyway.
+    private func isGathering(_ now: Nanoseconds, _ actions: inout ActionList) -> Bool {
+        if settings.barrierDeadline == 0 || barriers.isEmpty || closeWanted != nil || wanted > durableSerial { return false }
+        if barrierSince == .zero {
+            barrierSince = now
+            barrierSerial = nextSerial
+            emit(.arm(timer: Timer.barrier, at: now + .milliseconds(UInt64(settings.barrierDeadline))), &actions)
+        }
+        if nextSerial == barrierSerial && now - barrierSince < .milliseconds(UInt64(settings.barrierDeadline)) { return true }
+        return false
     }
 
     func pumpCommit(_ now: Nanoseconds, _ actions: inout ActionList) {
-        if refusesWrites && (!barriers.isEmpty || closeWanted) { failBarriers(&actions) }
+        if refusesWrites && (!barriers.isEmpty || closeWanted != nil) { failBarriers(&actions) }
         if !commitActive {
-            if barriers.isEmpty && !closeWanted && wanted <= durableSerial || flushLost { return }
-            if !barriers.isEmpty || closeWanted || wanted >= nextSerial { seal(closing: false, now, &actions) }
+            if barriers.isEmpty && closeWanted == nil && wanted <= durableSerial || flushLost { return }
+            if isGathering(now, &actions) { return }
+            if !barriers.isEmpty || closeWanted != nil || wanted >= nextSerial { seal(closing: false, now, &actions) }
             swap(&barriers, &committing)
+            barrierSince = .zero
             closeActive = closeWanted
-            closeWanted = false
+            closeWanted = nil
             commitActive = true
             commitTarget = nextSerial - 1
         }
@@ -192,8 +206,11 @@ extension WriteboostCache {
         tally.commits += 1
         submit(device, .flush, .zero, 0, .none, Token.make(Token.flush, 0), &actions)
         for number in 1..<backings.count where backings[number]?.touched == true {
+            // Who waits for another backing does not wait for this one.
+            if closeActive != number && !committing.contains(where: { $0.backing == number }) { continue }
             guard let lower = backings[number] else { continue }
             backings[number]?.touched = false
+            backings[number]?.commitStatus = .ok
             commitFlushes += 1
             submit(lower.device, .flush, .zero, 0, .none, Token.make(Token.flush, UInt64(number)), &actions)
         }
@@ -201,23 +218,27 @@ extension WriteboostCache {
 
     func commitFlushed(_ number: Int, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         if !status.isOK {
-            commitStatus = commitStatus.joined(status)
             tally.flushErrors += 1
             if number == 0 {
+                commitStatus = status
                 if !flushLost { emit(.event, &actions) }
                 flushLost = true
             } else {
                 // Whether it was lost or not: the next barrier must hear of it, too.
                 backings[number]?.touched = true
+                backings[number]?.commitStatus = status
             }
         }
         commitFlushes -= 1
         if commitFlushes > 0 { return }
         commitActive = false
         if !flushLost { durableSerial = max(durableSerial, commitCovers) }
-        if closeActive { closeResult = commitStatus }
-        closeActive = false
-        for piece in committing { emit(.complete(piece, commitStatus), &actions) }
+        if let number = closeActive { closeResult = commitStatus(of: number) }
+        closeActive = nil
+        for barrier in committing { emit(.complete(barrier.piece, commitStatus(of: barrier.backing)), &actions) }
         committing.removeAll(keepingCapacity: true)
+    }
+    private func commitStatus(of number: Int) -> IOStatus {
+        commitStatus.joined(backings[number]?.commitStatus ?? .ok)
     }
 }

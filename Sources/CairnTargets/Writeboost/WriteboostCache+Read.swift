@@ -17,7 +17,7 @@ extension WriteboostCache {
         guard let lower = backings[backing] else { return emit(.complete(piece.id, .noDevice), &actions) }
         let total = Int(piece.count.count)
         let mayKeep = mayKeep(piece, backing)
-        if !mayKeep && index.dirtyBlocks == 0 && isUnknown(piece, backing) { return pass(piece, lower, &actions) }
+        if !mayKeep && index.dirtyBlocks == 0 && isUnknown(piece, backing) { return pass(piece, backing, lower, &actions) }
         let gather = take(Gather(piece: piece.id, pending: 1, status: .ok, barrier: false, backing: backing))
         var run = Run(), done = 0
         while done < total {
@@ -58,7 +58,7 @@ extension WriteboostCache {
             if ramOf[geometry.slot(of: at)] >= 0 { onBuffer = true }
             at = index.following(at)
         }
-        tally.requests[(write ? 8 : 0) | (hit ? 4 : 0) | (onBuffer ? 2 : 0) | (isFull ? 1 : 0)] += 1
+        requests[WriteboostIndex.backing(key)][(write ? 8 : 0) | (hit ? 4 : 0) | (onBuffer ? 2 : 0) | (isFull ? 1 : 0)] += 1
     }
 
     private func isUnknown(_ piece: Piece, _ backing: Int) -> Bool {
@@ -66,11 +66,11 @@ extension WriteboostCache {
         where index.first(WriteboostIndex.key(backing, block)) != WriteboostIndex.none { return false }
         return true
     }
-    private func pass(_ piece: Piece, _ lower: Backing, _ actions: inout ActionList) {
+    private func pass(_ piece: Piece, _ backing: Int, _ lower: Backing, _ actions: inout ActionList) {
         let first = piece.sector.count, end = first + piece.count.count
         let blocks = (end + 7) / 8 - first / 8, whole = end / 8 > (first + 7) / 8 ? end / 8 - (first + 7) / 8 : 0
-        tally.requests[1] += whole
-        tally.requests[0] += blocks - whole
+        requests[backing][1] += whole
+        requests[backing][0] += blocks - whole
         back.begun()
         emit(.remapNotify(piece.id, lower.device, piece.sector, tag: 1), &actions)
     }

@@ -34,7 +34,9 @@ extension WriteboostCache {
     }
 
     /// The ring is full and write-back fails: nobody knows when there will be room.
-    private var isStuck: Bool { currentID - tailID >= UInt64(geometry.slots) && back.failures >= 3 && !hasRoom }
+    private var isStuck: Bool { freeSlots <= reserve && (back.failures >= 3 || back.isPinned) && (!hasRoom || !mayTake) }
+    /// The reserve is for write-back, also what is left of a segment that it has opened.
+    private var mayTake: Bool { freeSlots >= reserve || back.takesReserve }
     private var hasRoom: Bool { current >= 0 && ram[current].count < geometry.capacity && ram[current].next < geometry.slotBlocks }
 
     /// True when all of it is in the log, and it was answered or waits for a commit.
@@ -50,14 +52,20 @@ extension WriteboostCache {
                 tallyBlock(key, write: true, isFull: count == 8)
                 forget(key)
             } else if isWrite || tailID < disbelieved || index.first(key) != WriteboostIndex.none {
-                if !put(key, offset, count, source.map { UnsafeRawPointer($0) + Int(item.done) * 512 }, now, &actions) { return false }
+                let data = source.map { UnsafeRawPointer($0) + Int(item.done) * 512 }
+                guard let found = put(key, offset, count, data, now, &actions) else { return false }
+                requests[item.backing][found] += 1
                 if isWrite { tally.userBytes += UInt64(count) * 512 } else { tally.zeroed += 1 }
             }
             item.done += UInt64(count)
         }
         let isBarrier = piece.flags.contains(.fua)
         if isWrite && !goesAround {
-            if isBarrier { barriers.append(piece.id) } else { emit(.complete(piece.id, .ok), &actions) }
+            if isBarrier {
+                barriers.append(Barrier(piece: piece.id, backing: item.backing))
+            } else {
+                emit(.complete(piece.id, .ok), &actions)
+            }
         } else {
             sendRange(piece, item.backing, isBarrier, &actions)
         }
@@ -66,10 +74,10 @@ extension WriteboostCache {
 
     // MARK: One block
 
-    /// Sectors of a block, from `source` or zeroes. False: there is no room now.
-    private func put(
+    /// Sectors of a block, from `source` or zeroes. Its row in the table of requests; nil: there is no room now.
+    func put(
         _ key: UInt64, _ offset: Int, _ count: Int, _ source: UnsafeRawPointer?, _ now: Nanoseconds, _ actions: inout ActionList
-    ) -> Bool {
+    ) -> Int? {
         unstage(key)
         let mask = UInt8((1 << count - 1) << offset)
         var found = WriteboostIndex.none, hit = false, onBuffer = false
@@ -82,11 +90,11 @@ extension WriteboostCache {
             at = index.following(at)
         }
         if found == WriteboostIndex.none {
-            guard let place = takePlace(key, now, &actions) else { return false }
+            guard let place = takePlace(key, now, &actions) else { return nil }
             found = place
         }
         let segment = ram[current], place = geometry.place(of: found)
-        guard let base = arena.bytes(segment.buffer).baseAddress else { return false }
+        guard let base = arena.bytes(segment.buffer).baseAddress else { return nil }
         let data = base + place * 4096
         if index.keys[Int(found)] == 0 {
             if mask != 0xFF { data.initializeMemory(as: UInt8.self, repeating: 0, count: 4096) }
@@ -108,8 +116,7 @@ extension WriteboostCache {
         } else {
             index.flags[Int(found)] &= ~WriteboostIndex.summed
         }
-        tally.requests[8 | (hit ? 4 : 0) | (onBuffer ? 2 : 0) | (mask == 0xFF ? 1 : 0)] += 1
-        return true
+        return 8 | (hit ? 4 : 0) | (onBuffer ? 2 : 0) | (mask == 0xFF ? 1 : 0)
     }
 
     /// In the part that is not sealed: it may be overwritten in place.
@@ -134,6 +141,7 @@ extension WriteboostCache {
     }
 
     func takePlace(_ key: UInt64, _ now: Nanoseconds, _ actions: inout ActionList) -> UInt32? {
+        if !mayTake { return nil }
         if current >= 0 && !hasRoom { seal(closing: true, now, &actions) }
         if current < 0 && !openSegment(&actions) { return nil }
         let segment = ram[current], place = segment.next
@@ -148,7 +156,7 @@ extension WriteboostCache {
 
     private func openSegment(_ actions: inout ActionList) -> Bool {
         let id = currentID + 1, slot = geometry.slot(of: id)
-        if id - tailID > UInt64(geometry.slots) { return false }
+        if id - tailID + (back.takesReserve ? 0 : reserve) > UInt64(geometry.slots) { return false }
         // What stood here is on its backing; nobody may begin to read it any more, and who reads it now must end first.
         if ids[slot] != 0 {
             for place in 0..<geometry.slotBlocks { index.unlink(geometry.entry(slot, place)) }
@@ -227,7 +235,7 @@ extension WriteboostCache {
         if gather.pending > 0 { return }
         if !cells.changing.isEmpty { cells.changing.removeAll { $0.gather == number } }
         freeGathers.append(number)
-        if gather.barrier && gather.status.isOK { return barriers.append(gather.piece) }
+        if gather.barrier && gather.status.isOK { return barriers.append(Barrier(piece: gather.piece, backing: gather.backing)) }
         emit(.complete(gather.piece, gather.status), &actions)
     }
 }

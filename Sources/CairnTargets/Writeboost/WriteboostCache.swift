@@ -3,17 +3,34 @@ import CairnEngine
 import CairnFormats
 import DequeModule
 
-/// The log itself, without a table around it: RAM segments, the log on the cache device, write-back. It is handed events by the target
-/// that owns it and appends actions, like a target. Order of writes: docs/formats/writeboost.md.
+/// The log itself, without a table around it: RAM segments, the log on the cache device, write-back to any number of backings. Its
+/// events come from the volumes that share it and from `WriteboostShared`, which owns it; it appends actions, like a target. Order of
+/// writes: docs/formats/writeboost.md.
 ///
-/// * `WriteboostCache+Write`: requests into RAM segments. `+Log`: parts, commits. `+Read`: merged reads. `+Back`: write-back.
-/// * `WriteboostStartup`: open and recovery. `WriteboostClosing`: the end.
+/// * `WriteboostCache+Write`: requests into RAM segments. `+Log`: parts, commits. `+Read`: merged reads. `+Back`: write-back;
+///   `+Forward`: blocks whose backing cannot be written.
+/// * `WriteboostShared`: open and recovery, volumes that join and leave, the end.
 final class WriteboostCache {
     struct Backing {
         let device: DeviceID
         var sectors: UInt64
         /// Something was sent to it directly since its last flush: a FLUSH must reach it.
         var touched = false
+        /// Its volume is suspended, or on the way there: it is not written any more.
+        var isResting = false
+        /// Failures in a row of writing it back, and when it is tried again.
+        var failures = 0
+        var notBefore = Nanoseconds.zero
+        /// A flush after a write-back failed: nothing of it may be retired until its volume is loaded anew.
+        var flushLost = false
+        /// Of the flush of a commit.
+        var commitStatus = IOStatus.ok
+        /// Writes and flushes of a write-back that have not ended.
+        var inFlight = 0
+    }
+    struct Barrier {
+        let piece: PieceID
+        let backing: Int
     }
     /// A part of a segment on its way to the cache device.
     struct Part {
@@ -47,9 +64,13 @@ final class WriteboostCache {
     let index: WriteboostIndex
     var settings: WriteboostSettings
     var superblock: WriteboostSuperblock?
-    /// By number, 1 ... 127.
+    /// By number, 1 ... 127. nil: no volume of this engine has it.
     var backings: [Backing?] = Array(repeating: nil, count: 128)
+    /// Slots that only write-back may use, for blocks whose backing cannot be written (`+Forward`).
+    var reserve: UInt64 = 0
     var tally = WriteboostCounters()
+    /// By number of the backing: write << 3 | hit << 2 | on buffer << 1 | full size, per block.
+    var requests: [InlineArray<16, UInt64>] = Array(repeating: .init(repeating: 0), count: 128)
 
     // The ring, by slot
     var ids: [UInt64]
@@ -72,13 +93,18 @@ final class WriteboostCache {
 
     // Requests
     var backlog: Deque<Waiting> = []
+    /// What an abandoned table left here: to be completed, nothing more.
+    var dropped: [PieceID] = []
     var gathers: [Gather] = []
     var freeGathers: [Int] = []
     /// Barriers for the next commit and for the one under way.
-    var barriers: [PieceID] = [], committing: [PieceID] = []
+    var barriers: [Barrier] = [], committing: [Barrier] = []
+    /// When the first of them came.
+    var barrierSince = Nanoseconds.zero, barrierSerial: UInt64 = 0
     var commitActive = false, commitFlushes = 0
     var commitTarget: UInt64 = 0, commitCovers: UInt64 = 0, commitStatus = IOStatus.ok
-    var closeWanted = false, closeActive = false, closeResult: IOStatus?
+    /// A commit for the volume of this backing, which leaves, or for nobody's (0).
+    var closeWanted: Int?, closeActive: Int?, closeResult: IOStatus?
     /// Something of our own must become durable up to here.
     var wanted: UInt64 = 0
 
@@ -86,14 +112,13 @@ final class WriteboostCache {
     var logFailures = 0
     /// The log cannot be written, or what it was given may be lost: answers would be promises nobody can keep.
     var logFailing = false, flushLost = false
-    /// A flush of a backing failed: nothing may be retired until the table is loaded anew.
-    var backFlushLost = false
 
     var cells = WriteboostCells()
     /// The kernel's format: segments up to here hold clean copies that are not believed, and that the module would believe.
     var disbelieved: UInt64 = 0
 
     var back = WriteboostBack()
+    /// No volume is awake: nothing new is begun.
     var suspending = false
     /// I/O of our own that has not ended.
     var inFlight = 0
@@ -103,11 +128,11 @@ final class WriteboostCache {
     var lastSync = Nanoseconds.zero
 
     static let maximumRAM = 8
-    enum Timer { static let back = 0, log = 1, tick = 2 }
+    enum Timer { static let back = 0, log = 1, tick = 2, barrier = 3 }
     /// Who gets the end of an own I/O: the top byte of its token.
     enum Token {
         static let part: UInt64 = 1, flush: UInt64 = 2, read: UInt64 = 3, backRead: UInt64 = 4, backWrite: UInt64 = 5
-        static let backFlush: UInt64 = 6, tail: UInt64 = 7, range: UInt64 = 8, startup: UInt64 = 9, closing: UInt64 = 10
+        static let backFlush: UInt64 = 6, tail: UInt64 = 7, range: UInt64 = 8, operation: UInt64 = 9
         static func make(_ kind: UInt64, _ value: UInt64) -> UInt64 { kind << 56 | value }
     }
 
@@ -135,9 +160,9 @@ final class WriteboostCache {
 
     // MARK: Actions
 
-    /// Append, or keep for later when the list is nearly full.
+    /// Append, or keep for later when the list is nearly full: there must be room for `.again`, that of `WriteboostShared`, too.
     func emit(_ action: Action, _ actions: inout ActionList) {
-        if overflow.isEmpty && actions.room > 1 { return actions.append(action) }
+        if overflow.isEmpty && actions.room > 2 { return actions.append(action) }
         overflow.append(action)
         if !againPending {
             againPending = true
@@ -146,7 +171,7 @@ final class WriteboostCache {
     }
     func again(_ actions: inout ActionList) {
         againPending = false
-        while actions.room > 1, let next = overflow.popFirst() { actions.append(next) }
+        while actions.room > 2, let next = overflow.popFirst() { actions.append(next) }
         if !overflow.isEmpty {
             againPending = true
             actions.append(.again)
@@ -175,7 +200,7 @@ final class WriteboostCache {
         case Token.read: readDone(value, operation, status, &actions)
         case Token.backRead: backRead(value, operation, status, now, &actions)
         case Token.backWrite: backWritten(Int(value), status, now, &actions)
-        case Token.backFlush: backFlushed(status, now, &actions)
+        case Token.backFlush: backFlushed(Int(value), status, now, &actions)
         case Token.tail: tailWritten(operation, status, now, &actions)
         case Token.range: gatherDone(Int(value), status, now, &actions)
         default: break
@@ -187,17 +212,22 @@ final class WriteboostCache {
         switch timer {
         case Timer.log: retryLog(now, &actions)
         case Timer.tick: tick(now, &actions)
-        default: back.armed = false
+        case Timer.barrier: break
+        default:
+            back.armed = false
+            back.blockedAt = 0
         }
         settle(now, &actions)
     }
 
     /// After every event: begin what could not begin before.
     func settle(_ now: Nanoseconds, _ actions: inout ActionList) {
+        while let piece = dropped.popLast() { emit(.complete(piece, .io), &actions) }
         pumpBacklog(now, &actions)
         if !cells.leaving.isEmpty { pumpCells(now, &actions) }
         pumpCommit(now, &actions)
         pumpBack(now, &actions)
+        if back.isPinned && !backlog.isEmpty { pumpBacklog(now, &actions) }
         if !tickArmed && !suspending && (index.dirtyBlocks > 0 || settings.syncInterval > 0 || cells.filled > 0) {
             tickArmed = true
             emit(.arm(timer: Timer.tick, at: now + .seconds(1)), &actions)
@@ -208,6 +238,7 @@ final class WriteboostCache {
     /// synchronisation. (That of the record has no use here: it is written with every batch.)
     private func tick(_ now: Nanoseconds, _ actions: inout ActionList) {
         tickArmed = false
+        back.blockedAt = 0
         back.measure(now)
         if cells.filled > 0 { tickCells() }
         if settings.syncInterval > 0, now - lastSync >= .seconds(UInt64(settings.syncInterval)) {
@@ -216,36 +247,17 @@ final class WriteboostCache {
         }
     }
 
-    /// The I/O of the table was abandoned: nobody knows what of our own was done. The successor does all of it again.
-    func restart() {
-        inFlight = 0
-        overflow.removeAll()
-        againPending = false
-        backlog.removeAll()
-        gathers.removeAll()
-        freeGathers.removeAll()
-        barriers.removeAll()
-        committing.removeAll()
-        commitActive = false
-        commitFlushes = 0
-        closeWanted = false
-        closeActive = false
-        for slot in readers.indices { readers[slot] = 0 }
-        dropCells()
-        cells.changing.removeAll()
-        for i in parts.indices {
-            parts[i].pending = 0
-            parts[i].failed = !parts[i].done
-        }
-        abortBack()
-        tickArmed = false
+    /// The table of this backing's volume was abandoned: what its requests lent may not be looked at any more. What is on its way
+    /// goes on.
+    func abandon(_ number: Int) {
+        dropped += backlog.lazy.filter { $0.backing == number }.map(\.piece.id)
+        backlog.removeAll { $0.backing == number }
     }
-    /// And again: what `restart` left.
+    /// A volume is there, or is there again.
     func resumeLog(_ now: Nanoseconds, _ actions: inout ActionList) {
         suspending = false
-        back.armed = false
-        tickArmed = false
-        retryLog(now, &actions)
+        back.isPinned = false
+        back.blockedAt = 0
         settle(now, &actions)
     }
 }

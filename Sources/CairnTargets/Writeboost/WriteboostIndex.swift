@@ -23,6 +23,8 @@ final class WriteboostIndex {
     private let heads: UnsafeMutablePointer<UInt32>
     private let shift: UInt64
     private(set) var dirtyBlocks = 0
+    /// By number of the backing.
+    let dirtyOf: UnsafeMutablePointer<Int>
 
     init(count: Int) {
         self.count = count
@@ -40,6 +42,8 @@ final class WriteboostIndex {
         next.initialize(repeating: Self.none, count: count)
         heads = .allocate(capacity: 1 << bits)
         heads.initialize(repeating: Self.none, count: 1 << bits)
+        dirtyOf = .allocate(capacity: 256)
+        dirtyOf.initialize(repeating: 0, count: 256)
     }
     deinit {
         keys.deallocate()
@@ -48,6 +52,7 @@ final class WriteboostIndex {
         crc.deallocate()
         next.deallocate()
         heads.deallocate()
+        dirtyOf.deallocate()
     }
 
     static func key(_ backing: Int, _ block: UInt64) -> UInt64 { UInt64(backing) << 56 | block }
@@ -71,7 +76,10 @@ final class WriteboostIndex {
         keys[i] = key
         live[i] = mask
         flags[i] = isDirty ? Self.dirty : 0
-        if isDirty { dirtyBlocks += 1 }
+        if isDirty {
+            dirtyBlocks += 1
+            dirtyOf[Self.backing(key)] += 1
+        }
         next[i] = heads[b]
         heads[b] = entry
     }
@@ -97,6 +105,7 @@ final class WriteboostIndex {
         if flags[Int(entry)] & Self.dirty == 0 { return }
         flags[Int(entry)] &= ~Self.dirty
         dirtyBlocks -= 1
+        dirtyOf[Self.backing(keys[Int(entry)])] -= 1
     }
 }
 

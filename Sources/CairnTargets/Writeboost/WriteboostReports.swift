@@ -1,7 +1,8 @@
 import CairnCore
 import CairnEngine
 
-/// What a writeboost volume says of itself, and what it can be told.
+/// What a writeboost volume says of itself, and what it can be told. Requests and dirty blocks are those of the volume; everything else
+/// is the cache's, which others may share.
 ///
 ///     <tunable> <value>   as in the table, unless it is static
 ///     drop_caches         everything that was written until now goes to the backing; ends under load; `status` shows how far it is
@@ -11,7 +12,7 @@ extension WriteboostTarget {
         WriteboostSettings.keys.filter { !$0.isStatic }.map { "\($0.key) NUMBER" } + ["drop_caches", "clear_stat"]
 
     func answer(_ words: [String], _ now: Nanoseconds, _ actions: inout ActionList) throws(TargetError) -> String? {
-        guard let cache, !cache.suspending else {
+        guard let cache = shared.cache, isAwake else {
             throw TargetError("the cache is not active", status: .busy, hint: "resume the volume first")
         }
         switch (words[0].lowercased(), words.count) {
@@ -19,9 +20,10 @@ extension WriteboostTarget {
             cache.drain(now, &actions)
         case ("clear_stat", 1):
             cache.tally = WriteboostCounters()
+            cache.requests[number] = .init(repeating: 0)
         case (_, 2):
-            try settings.set(words[0], words[1], online: true)
-            cache.settings = settings
+            try shared.settings.set(words[0], words[1], online: true)
+            cache.settings = shared.settings
             cache.settle(now, &actions)
         default:
             throw TargetError(
@@ -32,47 +34,53 @@ extension WriteboostTarget {
 
     /// The kernel's fields, then, behind its option words, ours as words of the same list.
     func statusText() -> String {
-        guard let cache else { return "0 0 0 0 0 0 0" + String(repeating: " 0", count: 17) + " 0" }
+        guard let cache = shared.cache else { return "0 0 0 0 0 0 0" + String(repeating: " 0", count: 17) + " 0" }
         let t = cache.tally, g = cache.geometry
         var fields: [UInt64] = [
             UInt64(cache.cursor), UInt64(g.slots * g.capacity), UInt64(g.slots), cache.currentID, cache.writtenID, cache.tailID,
-            UInt64(cache.index.dirtyBlocks),
+            UInt64(cache.index.dirtyOf[number]),
         ]
-        for i in 0..<16 { fields.append(t.requests[i]) }
+        for i in 0..<16 { fields.append(cache.requests[number][i]) }
         fields.append(t.partialFlushes)
         let options: [(String, Int)] = [
             ("writeback_threshold", cache.settings.writebackThreshold), ("nr_cur_batched_writeback", cache.back.lastBatch),
             ("sync_data_interval", cache.settings.syncInterval), ("update_sb_record_interval", cache.settings.recordInterval),
             ("read_cache_threshold", cache.settings.readCacheThreshold),
         ]
+        let own = cache.backings[number]
         let state =
-            cache.flushLost || cache.backFlushLost
-            ? "flush_failed" : cache.logFailing ? "log_failing" : cache.back.failures >= 3 ? "writeback_failing" : "ok"
-        let own: [(String, String)] = [
+            cache.flushLost || own?.flushLost ?? false
+            ? "flush_failed"
+            : cache.logFailing ? "log_failing" : cache.back.failures >= 3 || own?.failures ?? 0 >= 3 ? "writeback_failing" : "ok"
+        let ours: [(String, String)] = [
             ("format", g.format == .kernel ? "kernel" : "cairn"), ("state", state), ("free_segments", "\(cache.freeSlots)"),
             ("nr_max_batched_writeback", "\(cache.settings.batch)"), ("drain_left", "\(cache.drainLeft)"),
             ("utilisation", "\(cache.back.utilisation)"), ("write_around_mode", cache.settings.writeAround ? "1" : "0"),
+            ("backing", "\(number)"), ("volumes", "\(shared.members.count)"),
+            ("dirty_elsewhere", "\(cache.index.dirtyBlocks - cache.index.dirtyOf[number])"),
         ]
-        let words = options.map { "\($0.0) \($0.1)" }.joined(separator: " ") + own.map { " \($0.0) \($0.1)" }.joined()
+        let words = options.map { "\($0.0) \($0.1)" }.joined(separator: " ") + ours.map { " \($0.0) \($0.1)" }.joined()
         return fields.map(String.init).joined(separator: " ") + " \(options.count * 2) " + words
     }
 
     func allCounters() -> [(name: String, value: UInt64)] {
-        guard let cache else { return [] }
+        guard let cache = shared.cache else { return [] }
         let t = cache.tally
         var list: [(name: String, value: UInt64)] = []
         for i in 0..<16 {
             let name =
                 (i & 8 != 0 ? "write" : "read") + (i & 4 != 0 ? "_hit" : "_miss") + (i & 2 != 0 ? "_buffered" : "")
                 + (i & 1 != 0 ? "_full" : "_partial")
-            list.append((name, t.requests[i]))
+            list.append((name, cache.requests[number][i]))
         }
         return list + [
-            ("dirty_blocks", UInt64(cache.index.dirtyBlocks)), ("partial_flushes", t.partialFlushes), ("user_bytes", t.userBytes),
+            ("dirty_blocks", UInt64(cache.index.dirtyOf[number])), ("dirty_blocks_of_all", UInt64(cache.index.dirtyBlocks)),
+            ("partial_flushes", t.partialFlushes), ("user_bytes", t.userBytes),
             ("log_bytes", t.logBytes), ("metadata_bytes", t.metadataBytes), ("parts", t.parts), ("segments", t.segments),
             ("commits", t.commits), ("barriers", t.barriers), ("blocks_written_back", t.blocksBack), ("backing_writes", t.backWrites),
             ("batches", t.batches), ("tails", t.tails), ("neighbours_merged", t.merged), ("blocks_zeroed", t.zeroed),
-            ("waits_for_room", t.waits), ("log_errors", t.logErrors), ("writeback_errors", t.backErrors), ("flush_errors", t.flushErrors),
+            ("waits_for_room", t.waits), ("blocks_forwarded", t.forwarded), ("log_errors", t.logErrors), ("writeback_errors", t.backErrors),
+            ("flush_errors", t.flushErrors),
             ("bad_checksums", t.badChecksums), ("refused_writes", t.refusedWrites), ("blocks_replayed", t.replayed),
             ("read_blocks_staged", t.readStaged), ("read_blocks_inserted", t.readInserted), ("read_blocks_cancelled", t.readCancelled),
             ("read_runs_bypassed", t.readRuns), ("around_bytes", t.aroundBytes), ("blocks_verified", t.verified),

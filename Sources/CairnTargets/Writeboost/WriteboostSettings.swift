@@ -15,6 +15,8 @@ struct WriteboostSettings: Equatable {
     var readCacheCells = 2048
     /// Writes go to the backing, unless a recovery would bring something older back.
     var writeAround = false
+    /// Milliseconds that a barrier waits for others, unless a segment becomes full; by the manager's message only.
+    var barrierDeadline = 0
     /// The words as given, which `table` repeats.
     var words: [String] = []
 
@@ -36,6 +38,11 @@ struct WriteboostSettings: Equatable {
             throw TargetError("Invalid optional argc", hint: "\(count) words were announced, \(texts.count - 1) follow")
         }
         for i in stride(from: 1, to: texts.count, by: 2) { try set(texts[i], texts[i + 1]) }
+    }
+
+    /// What a table says, over what is in use.
+    mutating func take(_ given: WriteboostSettings) {
+        for i in stride(from: 1, to: max(1, given.words.count - 1), by: 2) { try? set(given.words[i], given.words[i + 1]) }
     }
 
     mutating func set(_ word: String, _ text: String, online: Bool = false) throws(TargetError) {
@@ -60,15 +67,14 @@ struct WriteboostSettings: Equatable {
     }
 }
 
-/// The kernel's counters, and ours.
+/// What is counted of a cache as a whole.
 struct WriteboostCounters {
-    /// write << 3 | hit << 2 | on buffer << 1 | full size, per block.
-    var requests = InlineArray<16, UInt64>(repeating: 0)
     var partialFlushes: UInt64 = 0
     var userBytes: UInt64 = 0, logBytes: UInt64 = 0, metadataBytes: UInt64 = 0
     var parts: UInt64 = 0, segments: UInt64 = 0, commits: UInt64 = 0, barriers: UInt64 = 0
     var blocksBack: UInt64 = 0, backWrites: UInt64 = 0, batches: UInt64 = 0, tails: UInt64 = 0
     var logErrors: UInt64 = 0, backErrors: UInt64 = 0, flushErrors: UInt64 = 0, badChecksums: UInt64 = 0, refusedWrites: UInt64 = 0
+    var forwarded: UInt64 = 0
     var waits: UInt64 = 0, merged: UInt64 = 0, zeroed: UInt64 = 0, taken: UInt64 = 0
     var readStaged: UInt64 = 0, readInserted: UInt64 = 0, readCancelled: UInt64 = 0, readRuns: UInt64 = 0, aroundBytes: UInt64 = 0
     var replayed: UInt64 = 0, verified: UInt64 = 0, abandoned: UInt64 = 0, recoveryBytes: UInt64 = 0

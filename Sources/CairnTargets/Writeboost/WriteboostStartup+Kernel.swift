@@ -4,38 +4,33 @@ import CairnFormats
 
 /// Recovery of a cache in the kernel's format: record → every slot, whole → `WriteboostKernelChain` → replay → headers of what was
 /// abandoned are zeroed and flushed. Nothing in this format says which backing it belongs to.
-extension WriteboostTarget {
+extension WriteboostShared {
     private static let window = 2
 
     func beginKernel(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let s = startup else { return }
-        guard let geometry = WriteboostGeometry(kernelSectors: device.size.count) else {
-            return fail(TargetError("the cache device is too small for a log in the kernel's format"), &actions)
+        guard let order = current else { return }
+        guard let geometry = WriteboostGeometry(kernelSectors: facts.size.count) else {
+            return finish(TargetError("the cache device is too small for a log in the kernel's format"), &actions)
         }
-        if let record = backing.record, record.dirty, record.cache != cacheName {
-            return fail(
-                TargetError(
-                    "the backing's newest data may be in the cache \(record.cache)", status: .busy, hint: "open it with that cache"),
+        guard let member = order.member else {
+            return finish(
+                TargetError("the cache is in the kernel's format, which has one backing", hint: "name the cache device in its table"),
                 &actions)
         }
-        if !s.resuming {
-            startup = nil
-            return emit(.phaseDone, &actions)
-        }
-        number = 1
-        let made = WriteboostCache(geometry, arena: arena, device: device.id, settings: settings)
-        made.backings[number] = .init(device: backing.id, sectors: backing.size.count)
-        cache = made
+        if let error = kernelMismatch(member) { return finish(error, &actions) }
+        if order.kind == .open { return finish(nil, &actions) }
+        settings = WriteboostSettings()
+        cache = WriteboostCache(geometry, arena: arena, device: device, settings: settings)
         startup?.step = .kernelRecord
         startup?.pending = 1
-        read(device.id, WriteboostKernelFormat.recordBlock, 4096, 0, &actions)
+        read(device, WriteboostKernelFormat.recordBlock, 4096, 0, &actions)
     }
 
     func kernelRecordRead(_ bytes: UnsafeRawBufferPointer, _ now: Nanoseconds, _ actions: inout ActionList) {
         guard let cache else { return }
         startup?.record = (try? WriteboostKernelFormat.decodeRecord(bytes)) ?? 0
         if (startup?.record ?? 0) >= 1 << 62 {
-            return fail(TargetError("the cache's record of what is written back is impossible", status: .io), &actions)
+            return finish(TargetError("the cache's record of what is written back is impossible", status: .io), &actions)
         }
         startup?.kernel = Array(repeating: .empty, count: cache.geometry.slots)
         startup?.slots = Array(repeating: .init(), count: cache.geometry.slots)
@@ -49,7 +44,7 @@ extension WriteboostTarget {
             startup?.at += 1
             startup?.pending += 1
             let offset = WriteboostKernelFormat.dataOffset + UInt64(s.at) * WriteboostKernelFormat.slotBytes
-            read(device.id, offset, Int(WriteboostKernelFormat.slotBytes), UInt64(s.at), &actions)
+            read(device, offset, Int(WriteboostKernelFormat.slotBytes), UInt64(s.at), &actions)
         }
     }
 
@@ -62,7 +57,7 @@ extension WriteboostTarget {
         if let replay = chain.replay {
             for id in replay {
                 if let problem = s.slots[cache.geometry.slot(of: id)].problem {
-                    return fail(
+                    return finish(
                         TargetError(
                             "segment \(id) of the cache has an entry that cannot be (\(problem))", status: .io,
                             hint: "is this the backing it belongs to? The kernel's format does not record that"), &actions)
@@ -83,7 +78,7 @@ extension WriteboostTarget {
     }
 
     private func look(_ bytes: UnsafeRawBufferPointer, _ slot: Int) -> WriteboostKernelChain.Slot {
-        guard let cache else { return .empty }
+        guard let cache, let member = current?.member else { return .empty }
         let header: WriteboostKernelFormat.Header
         do throws(DecodeError) {
             guard let found = try WriteboostKernelFormat.header(bytes) else { return .empty }
@@ -95,40 +90,13 @@ extension WriteboostTarget {
         if header.id <= startup?.record ?? 0 { return .good(header.id) }
         for i in 0..<header.length {
             do throws(DecodeError) {
-                let found = try WriteboostKernelFormat.metablock(bytes, i, backingSectors: backing.size.count)
+                let found = try WriteboostKernelFormat.metablock(bytes, i, backingSectors: member.backing.size.count)
                 let at = Int(cache.geometry.entry(slot, i + 1))
-                cache.index.keys[at] = WriteboostIndex.key(number, found.sector / 8)
+                cache.index.keys[at] = WriteboostIndex.key(1, found.sector / 8)
                 cache.index.live[at] = found.dirtyBits
                 cache.index.flags[at] = found.dirtyBits == 0 ? WriteboostStartup.clean : 0
             } catch { startup?.slots[slot].problem = error }
         }
         return .good(header.id)
-    }
-
-    /// The first writes.
-    func zeroAbandoned(_ actions: inout ActionList) {
-        guard let s = startup else { return }
-        if s.zero.isEmpty { return makeRecord(&actions) }
-        startup?.step = .kernelZero
-        startup?.pending = s.zero.count
-        startup?.at = 0
-        zeroNext(&actions)
-    }
-    private func zeroNext(_ actions: inout ActionList) {
-        guard let s = startup, s.at < s.zero.count, let buffer = borrow(4096) else {
-            return fail(TargetError("there is no memory to write the cache's metadata", status: .noMemory), &actions)
-        }
-        ByteWriter(arena.bytes(buffer)).clear()
-        startup?.at += 1
-        let offset = WriteboostKernelFormat.dataOffset + UInt64(s.zero[s.at]) * WriteboostKernelFormat.slotBytes
-        send(device.id, .write, offset, buffer, 4096, 0, &actions)
-    }
-    func kernelWritten(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let s = startup else { return }
-        if s.step == .kernelFlush { return makeRecord(&actions) }
-        if s.at < s.zero.count { return zeroNext(&actions) }
-        startup?.step = .kernelFlush
-        startup?.pending = 1
-        send(device.id, .flush, 0, .none, 0, 0, &actions)
     }
 }

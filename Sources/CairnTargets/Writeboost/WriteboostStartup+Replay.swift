@@ -2,8 +2,8 @@ import CairnCore
 import CairnEngine
 import CairnFormats
 
-/// Entries into the index, oldest segment first, and then the first writes.
-extension WriteboostTarget {
+/// Entries into the index, oldest segment first; then the cache is open, and its first volume joins.
+extension WriteboostShared {
     func beginReplay(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let cache, let s = startup else { return }
         startup?.step = .replay
@@ -47,14 +47,7 @@ extension WriteboostTarget {
         cache.nextSerial = s.lastSerial + 1
         cache.writtenSerial = s.lastSerial
         cache.durableSerial = s.lastSerial
-        if distrust && cache.index.dirtyBlocks > 0 {
-            return fail(
-                TargetError(
-                    "the backing was changed without its cache, which holds \(cache.index.dirtyBlocks) blocks that were never written back",
-                    status: .busy, hint: "writing them back now would mix old and new; copy what you need from the backing first"),
-                &actions)
-        }
-        firstWrites(now, &actions)
+        beginJoining(now, &actions)
     }
 
     private func replay(_ id: UInt64) {
@@ -84,107 +77,5 @@ extension WriteboostTarget {
             if cache.geometry.format == .cairn { index.flags[i] |= WriteboostIndex.summed }
             cache.tally.replayed += 1
         }
-    }
-
-    // MARK: The first writes
-
-    private func firstWrites(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let cache, let s = startup else { return }
-        if cache.geometry.format == .kernel { return zeroAbandoned(&actions) }
-        startup?.step = .closingSummary
-        startup?.pending = 1
-        if s.mustClose { return writeSummary(s.ids.upperBound - 1, &actions) }
-        written(now, &actions)
-    }
-
-    private func writeSummary(_ id: UInt64, _ actions: inout ActionList) {
-        guard let cache, let superblock = cache.superblock, let s = startup else { return }
-        let slot = cache.geometry.slot(of: id)
-        guard let header = s.slots[slot].header, let buffer = borrow(4096) else {
-            return fail(TargetError("there is no memory to write the cache's metadata", status: .noMemory), &actions)
-        }
-        let bytes = arena.bytes(buffer)
-        WriteboostSegment.begin(
-            bytes,
-            .init(
-                kind: .summary, block: 0, count: header.count, id: id, firstSerial: header.firstSerial, lastSerial: header.lastSerial,
-                durable: header.durable, generation: header.generation), uuid: superblock.uuid)
-        for (i, entry) in s.closingEntries.enumerated() { WriteboostSegment.store(entry, i, bytes) }
-        WriteboostSegment.seal(bytes, secret: superblock.secret)
-        send(device.id, .write, superblock.layout.offset(slot: UInt64(slot)), buffer, 4096, 0, &actions)
-    }
-
-    /// What was just written or flushed has arrived: summary → flush → superblock B → flush → A → flush → record.
-    func written(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let cache, let s = startup else { return }
-        startup?.pending = 1
-        switch s.step {
-        case .closingSummary:
-            superblockIsClean = false
-            cache.superblock?.sequence += 1
-            if !s.keepsGeneration {
-                cache.superblock?.generation += 1
-                cache.superblock?.firstSerial = s.lastSerial + 1
-            }
-            cache.superblock?.state = .inUse
-            cache.superblock?.mayBeDirty = true
-            cache.superblock?.dirtyBlocks = 0
-            cache.superblock?.backings[number - 1]?.closeFacts = nil
-            cache.superblock?.backings[number - 1]?.sectors = backing.size.count
-            startup?.step = .flush
-            startup?.at = 0
-            send(device.id, .flush, 0, .none, 0, 0, &actions)
-        case .flush where s.at == 0:
-            startup?.at = 1
-            writeSuperblock(WriteboostLayout.superblockB, WriteboostCache.Token.startup, &actions)
-        case .flush:
-            startup?.step = .second
-            startup?.at = 0
-            send(device.id, .flush, 0, .none, 0, 0, &actions)
-        case .second where s.at == 0:
-            startup?.at = 1
-            writeSuperblock(WriteboostLayout.superblockA, WriteboostCache.Token.startup, &actions)
-        case .second:
-            startup?.step = .third
-            send(device.id, .flush, 0, .none, 0, 0, &actions)
-        default: makeRecord(&actions)
-        }
-    }
-
-    func writeSuperblock(_ offset: UInt64, _ kind: UInt64, _ actions: inout ActionList) {
-        guard let superblock = cache?.superblock, let buffer = borrow(WriteboostSuperblock.size) else {
-            let error = TargetError("there is no memory to write the cache's superblock", status: .noMemory)
-            return closing != nil ? endClosing(error, &actions) : fail(error, &actions)
-        }
-        superblock.encode(into: arena.bytes(buffer))
-        emit(
-            .submit(
-                SubOperation(
-                    device: device.id, operation: .write, sector: Bytes(offset).sectors,
-                    count: Sectors(UInt64(WriteboostSuperblock.size) / 512),
-                    buffer: buffer, token: WriteboostCache.Token.make(kind, 0))), &actions)
-    }
-
-    /// The state directory learns that the newest data of the backing may be here.
-    func makeRecord(_ actions: inout ActionList) {
-        startup?.step = .record
-        emit(.record(backing.id, BackingRecord(cache: cacheName, dirty: true, writtenAlone: false)), &actions)
-    }
-    /// A cache in the kernel's format has no name of its own: that of its device.
-    var cacheName: String {
-        let i = device.identity
-        return cache?.superblock?.uuidText ?? "writeboost on \(i.name.isEmpty ? "\(i.fileSystem):\(i.inode)" : i.name)"
-    }
-
-    func startupRecorded(_ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        guard startup?.step == .record else { return }
-        if !status.isOK {
-            return fail(
-                TargetError("remembering the cache in the state directory failed (errno \(status.errno))", status: status), &actions)
-        }
-        startup = nil
-        distrust = false
-        emit(.phaseDone, &actions)
-        cache?.resumeLog(now, &actions)
     }
 }

@@ -2,12 +2,12 @@ import CairnCore
 import CairnEngine
 import CairnFormats
 
-/// Open and preresume. Open reads the superblocks and judges them; preresume reads the log, for the old table may have changed it,
-/// and then makes the first writes (docs/formats/writeboost.md, 2). The kernel's format: `WriteboostStartup+Kernel`.
+/// Open, and preresume of the first volume. Open reads the superblocks and judges them; preresume reads the log, for an old table may have
+/// changed it, and ends with the volume's joining (`WriteboostJoining`), which makes the first writes. The kernel's format:
+/// `WriteboostStartup+Kernel`.
 struct WriteboostStartup {
     enum Step {
-        case superblocks, identity, closeFacts, tails, summaries, openSlot, verify, replay, closingSummary, flush, second, third, record
-        case kernelRecord, kernelSlots, kernelZero, kernelFlush
+        case superblocks, tails, summaries, openSlot, verify, replay, kernelRecord, kernelSlots
     }
     /// What a look at a slot found. Its entries stand in the index, unlinked.
     struct Slot {
@@ -18,10 +18,7 @@ struct WriteboostStartup {
     /// In the flags of unlinked entries.
     static let begins: UInt8 = 16, clean: UInt8 = 32
 
-    let resuming: Bool
     var step = Step.superblocks
-    /// The log goes on where it was: only the superblock is written anew.
-    var keepsGeneration = false
     var pending = 0
     var a: Result<WriteboostSuperblock, DecodeError> = .failure(.truncated)
     var b: Result<WriteboostSuperblock, DecodeError> = .failure(.truncated)
@@ -38,60 +35,27 @@ struct WriteboostStartup {
     /// What it holds, in order; kept before the replay links the entries.
     var closingEntries: [WriteboostSegment.Entry] = []
     var verifying: UInt64 = 0
-    var sums: [UInt32] = [0, 0]
-    var modified: UInt64 = 0
     // The kernel's format
     var kernel: [WriteboostKernelChain.Slot] = []
     var record: UInt64 = 0
     var zero: [Int] = []
 }
 
-extension WriteboostTarget {
+extension WriteboostShared {
     static let readers = 16
 
-    func beginStartup(resuming: Bool, _ now: Nanoseconds, _ actions: inout ActionList) {
+    func beginStartup(_ now: Nanoseconds, _ actions: inout ActionList) {
         cache = nil
-        startup = WriteboostStartup(resuming: resuming, pending: 2)
-        read(device.id, 0, WriteboostSuperblock.size, 0, &actions)
-        read(device.id, WriteboostLayout.superblockB, WriteboostSuperblock.size, 1, &actions)
+        startup = WriteboostStartup(pending: 2)
+        read(device, 0, WriteboostSuperblock.size, 0, &actions)
+        read(device, WriteboostLayout.superblockB, WriteboostSuperblock.size, 1, &actions)
     }
 
-    /// Into a fresh buffer, which is given back when `startupDone` returns.
-    func read(_ device: DeviceID, _ offset: UInt64, _ length: Int, _ tag: UInt64, _ actions: inout ActionList) {
-        guard let buffer = borrow(length) else {
-            return fail(TargetError("there is no memory to read the cache's metadata", status: .noMemory), &actions)
-        }
-        send(device, .read, offset, buffer, length, tag, &actions)
-    }
-    func send(
-        _ device: DeviceID, _ operation: Operation, _ offset: UInt64, _ buffer: Buffer, _ length: Int, _ tag: UInt64,
-        _ actions: inout ActionList
-    ) {
-        emit(
-            .submit(
-                SubOperation(
-                    device: device, operation: operation, sector: Bytes(offset).sectors, count: Sectors(UInt64(length) / 512),
-                    buffer: buffer,
-                    token: WriteboostCache.Token.make(WriteboostCache.Token.startup, tag))), &actions)
-    }
-    func fail(_ error: TargetError, _ actions: inout ActionList) {
-        if startup == nil { return }
-        startup = nil
-        cache = nil
-        emit(.phaseFailed(error), &actions)
-    }
-
-    func startupDone(_ operation: SubOperation, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
-        defer { if !operation.buffer.isNone { giveBack(operation.buffer) } }
+    func startupDone(_ operation: SubOperation, _ now: Nanoseconds, _ actions: inout ActionList) {
         let tag = operation.token & (1 << 56 - 1)
-        guard startup != nil else { return }
-        if !status.isOK {
-            let what = operation.operation == .read ? "reading" : operation.operation == .flush ? "flushing" : "writing"
-            return fail(TargetError("\(what) the cache's metadata failed (errno \(status.errno))", status: status), &actions)
-        }
         startup?.pending -= 1
         let bytes = UnsafeRawBufferPointer(arena.bytes(operation.buffer))
-        if operation.operation == .read { cache?.tally.recoveryBytes += UInt64(bytes.count) }
+        cache?.tally.recoveryBytes += UInt64(bytes.count)
         switch startup?.step {
         case .superblocks: superblockRead(bytes, tag, now, &actions)
         case .tails: tailRead(bytes, Int(tag), now, &actions)
@@ -99,19 +63,8 @@ extension WriteboostTarget {
         case .openSlot where tag == startup?.chain?.beyond: learn(bytes, &actions)
         case .openSlot: openSlotRead(bytes, now, &actions)
         case .verify: slotVerified(bytes, now, &actions)
-        case .closeFacts:
-            startup?.pending += 1
-            if let copy = borrow(bytes.count) {
-                arena.bytes(copy).copyMemory(from: bytes)
-                summing.append((tag, copy))
-                emit(.run(.crc32c(copy), token: tag), &actions)
-            } else {
-                fail(TargetError("there is no memory to read the backing", status: .noMemory), &actions)
-            }
-        case .closingSummary, .flush, .second, .third: written(now, &actions)
         case .kernelRecord: kernelRecordRead(bytes, now, &actions)
         case .kernelSlots: kernelSlotRead(bytes, Int(tag), now, &actions)
-        case .kernelZero, .kernelFlush: kernelWritten(now, &actions)
         default: break
         }
     }
@@ -127,26 +80,20 @@ extension WriteboostTarget {
         } else {
             startup?.b = found
         }
-        guard let s = startup, s.pending == 0 else { return }
+        guard let s = startup, s.pending == 0, let order = current else { return }
         if s.isKernel { return beginKernel(now, &actions) }
         let superblock: WriteboostSuperblock
         do throws(DecodeError) { superblock = try WriteboostSuperblock.choose(s.a, s.b) } catch {
-            return fail(TargetError(Self.sentence(error), hint: Self.hint(error)), &actions)
+            return finish(TargetError(Self.sentence(error), hint: Self.hint(error)), &actions)
         }
-        if let error = mismatch(superblock) { return fail(error, &actions) }
-        if !s.resuming {
-            startup = nil
-            return emit(.phaseDone, &actions)
-        }
-        var chosen = settings
-        if !settings.words.contains(where: { $0.lowercased() == "writeback_threshold" }) { chosen.writebackThreshold = 70 }
-        settings = chosen
-        let made = WriteboostCache(WriteboostGeometry(superblock.layout), arena: arena, device: device.id, settings: settings)
+        if let error = order.member.flatMap({ mismatch(superblock, $0) }) ?? tooSmall(superblock) { return finish(error, &actions) }
+        if order.kind == .open { return finish(nil, &actions) }
+        settings = WriteboostSettings()
+        settings.writebackThreshold = 70
+        let made = WriteboostCache(WriteboostGeometry(superblock.layout), arena: arena, device: device, settings: settings)
         made.superblock = superblock
-        made.backings[number] = .init(device: backing.id, sectors: backing.size.count)
         cache = made
-        startup?.step = .identity
-        emit(.identify(backing.id), &actions)
+        readTails(&actions)
     }
 
     static func sentence(_ error: DecodeError) -> String {
@@ -168,70 +115,13 @@ extension WriteboostTarget {
         }
     }
 
-    private func mismatch(_ found: WriteboostSuperblock) -> TargetError? {
-        if found.cacheSectors > device.size.count {
-            return TargetError(
-                "the cache was formatted on \(found.cacheSectors) sectors, the device has \(device.size.count)",
-                hint: "give the device its size again; what is cached behind its end would be lost")
-        }
-        let i = backing.identity
-        func isSame(_ b: WriteboostSuperblock.Backing) -> Bool {
-            b.kind == i.kind.rawValue && b.fileSystem == i.fileSystem && b.inode == i.inode && b.birth == i.birth && b.name == i.name
-        }
-        guard let at = found.backings.firstIndex(where: { $0.map(isSame) ?? false }), let known = found.backings[at] else {
-            return TargetError(
-                "the cache \(found.uuidText) belongs to another backing device",
-                hint: "a copied or replaced backing is another device; format the cache anew for it")
-        }
-        if found.backings.count(where: { $0 != nil }) > 1 {
-            return TargetError(
-                "the cache \(found.uuidText) serves several backings", hint: "this table line takes a cache with one backing")
-        }
-        if known.sectors > backing.size.count {
-            return TargetError(
-                "the cache belongs to a backing of \(known.sectors) sectors, this one has \(backing.size.count)",
-                hint: "give the backing its size again")
-        }
-        if let record = backing.record, record.dirty, record.cache != found.uuidText {
-            return TargetError(
-                "the backing's newest data may be in the cache \(record.cache), this one is \(found.uuidText)", status: .busy,
-                hint: "open it with that cache")
-        }
-        number = at + 1
-        return nil
-    }
-
-    // MARK: Did the backing change without us?
-
-    func startupIdentified(_ identity: DeviceIdentity, _ now: Nanoseconds, _ actions: inout ActionList) {
-        guard startup?.step == .identity, let superblock = cache?.superblock else { return }
-        startup?.modified = identity.modified
-        if let record = backing.record, !record.cache.isEmpty, record.cache != superblock.uuidText { distrust = true }
-        guard superblock.state == .clean, superblock.backings[number - 1]?.closeFacts != nil else { return readTails(&actions) }
-        startup?.step = .closeFacts
-        startup?.pending = 2
-        let end = Sectors(superblock.backings[number - 1]?.sectors ?? 0).bytes.count, length = min(end, 1 << 20)
-        read(backing.id, 0, Int(length), 0, &actions)
-        read(backing.id, end - length, Int(length), 1, &actions)
-    }
-    func startupSummed(_ token: UInt64, _ sum: UInt32, _ now: Nanoseconds, _ actions: inout ActionList) {
-        if let at = summing.firstIndex(where: { $0.token == token }) { giveBack(summing.remove(at: at).buffer) }
-        guard let s = startup, s.step == .closeFacts, let known = cache?.superblock?.backings[number - 1]?.closeFacts else { return }
-        startup?.sums[Int(token)] = sum
-        startup?.pending -= 1
-        if s.pending > 1 { return }
-        let sums = startup?.sums ?? []
-        if known != .init(modified: s.modified, firstMiB: sums[0], lastMiB: sums[1]) { distrust = true }
-        readTails(&actions)
-    }
-
     // MARK: Tails and summaries
 
     private func readTails(_ actions: inout ActionList) {
         startup?.step = .tails
         startup?.pending = 2
         for copy in 0..<2 {
-            read(device.id, WriteboostLayout.recordOffset + UInt64(copy) * 4096, WriteboostTail.size, UInt64(copy), &actions)
+            read(device, WriteboostLayout.recordOffset + UInt64(copy) * 4096, WriteboostTail.size, UInt64(copy), &actions)
         }
     }
     private func tailRead(_ bytes: UnsafeRawBufferPointer, _ copy: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -252,7 +142,7 @@ extension WriteboostTarget {
         while let s = startup, s.at < cache.geometry.slots, s.pending < Self.readers {
             startup?.at += 1
             startup?.pending += 1
-            read(device.id, superblock.layout.offset(slot: UInt64(s.at)), 4096, UInt64(s.at), &actions)
+            read(device, superblock.layout.offset(slot: UInt64(s.at)), 4096, UInt64(s.at), &actions)
         }
     }
     private func summaryRead(_ bytes: UnsafeRawBufferPointer, _ slot: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
@@ -269,7 +159,7 @@ extension WriteboostTarget {
     private func readWhole(_ id: UInt64, _ actions: inout ActionList) {
         guard let layout = cache?.superblock?.layout else { return }
         startup?.pending = 1
-        read(device.id, layout.offset(slot: layout.slot(of: id)), Int(layout.slotBytes), id, &actions)
+        read(device, layout.offset(slot: layout.slot(of: id)), Int(layout.slotBytes), id, &actions)
     }
 
     /// A header's entries, into the index without linking them.
@@ -388,7 +278,7 @@ extension WriteboostTarget {
     private func verified(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let cache, let s = startup, let chain = s.chain else { return }
         if s.lastSerial < chain.durable {
-            return fail(
+            return finish(
                 TargetError(
                     "the cache's log is damaged: it ends at part \(s.lastSerial), and part \(chain.durable) had been made durable",
                     status: .io,
@@ -396,7 +286,7 @@ extension WriteboostTarget {
         }
         for id in s.ids {
             if let problem = s.slots[cache.geometry.slot(of: id)].problem {
-                return fail(TargetError("segment \(id) of the cache has an entry that cannot be (\(problem))", status: .io), &actions)
+                return finish(TargetError("segment \(id) of the cache has an entry that cannot be (\(problem))", status: .io), &actions)
             }
         }
         // What the chain does not hold is of no interest any more.

@@ -3,203 +3,168 @@ package import CairnEngine
 import CairnFormats
 
 /// `writeboost <backing> <cache> [<n> <key> <value> …]`: random writes become one sequential log on the cache device. The format of the
-/// log is found on the device; nothing is ever formatted here. The work is done by `WriteboostCache`.
+/// log is found on the device; nothing is ever formatted here. The work is done by `WriteboostShared` and its `WriteboostCache`, which
+/// other volumes, with other backings, may share.
+///
+/// `writeboost <device-id> <backing> <cache-id>`, the grammar of the first version: the cache is one that a manager has resumed under that
+/// number, and the backing is entered in it as that device when it is new. Cache 0 is none: `WriteboostPassing`. (Two numbers with one
+/// word between them are never the other grammar, unless a backing is called like a number: `./5` is a file.)
 package final class WriteboostTarget: Target {
-    var settings: WriteboostSettings
+    let settings: WriteboostSettings
     let backing: LowerDeviceFacts
-    let device: LowerDeviceFacts
-    let arena: BufferArena
-    /// The backing's number in the cache.
-    var number = 1
-    var cache: WriteboostCache?
-    var startup: WriteboostStartup?
-    var closing: WriteboostClosing?
+    let shared: WriteboostShared
+    /// In the first version's grammar: the backing's number in the cache; else 0.
+    let deviceID: Int
+    /// For a backing that is entered in the cache.
+    let uuid: [UInt8]
+    /// The backing's number in the cache, once that is known.
+    var number = 0
+    /// Between preresume and postsuspend.
+    var isAwake = false
+    /// The backing was, or may have been, written without the cache.
     var distrust: Bool
-    /// Suspended without flushing, or in vain: memory knows more than the disk, and whoever resumes goes on with it.
-    var heldInMemory = false
-    private var wasAbandoned = false
-    /// The superblock on disk may say clean: whoever goes on in memory must say otherwise before the first write.
-    var superblockIsClean = false
-    var borrowed: [Buffer] = []
-    var summing: [(token: UInt64, buffer: Buffer)] = []
-    var overflow: [Action] = []
-    var againPending = false
 
     package static let type = TargetType(
-        name: "writeboost", version: (2, 2, 18), claimsDevices: true, messages: WriteboostTarget.messageForms, deviceWords: { _ in [0, 1] }
+        name: "writeboost", version: (2, 2, 18), claimsDevices: true, messages: WriteboostTarget.messageForms,
+        deviceWords: { firstVersion($0) == nil ? [0, 1] : [1] }
     ) { (context: inout TargetContext) throws(TargetError) -> Target in
+        if let ids = firstVersion(context.arguments) { return try make(context, device: ids.device, cache: ids.cache) }
         guard context.arguments.count >= 2 else {
             throw TargetError("consume_essential_argv failed", hint: "the line is: BACKING CACHE [N KEY VALUE …]")
         }
         let settings = try WriteboostSettings(context.arguments[2...])
-        let backing = try context.device(at: 0), device = try context.device(at: 1)
-        if context.readOnly { throw TargetError("writeboost cannot be loaded read-only: it must write its log", status: .readOnly) }
-        if max(backing.limits.logicalBlock, device.limits.logicalBlock) > 4096 {
-            throw TargetError("logical blocks of more than 4096 bytes are not supported")
-        }
+        let backing = try context.device(at: 0), device = try context.sharedDevice(at: 1)
+        try check(context, backing, device)
         if device.size.count < 2048 + 256 {
             throw TargetError(
                 "the cache device is too small: \(device.size.count) sectors", hint: "a log has at least 4 segments; give it some MiB")
         }
-        return WriteboostTarget(context, settings, backing, device)
+        let known = context.resource(on: device.id) as? WriteboostShared
+        let shared = known ?? WriteboostShared(device, arena: context.arena)
+        shared.facts = device
+        return WriteboostTarget(context, settings, backing, shared)
+    }
+
+    private static func check(
+        _ context: TargetContext, _ backing: LowerDeviceFacts, _ device: LowerDeviceFacts
+    ) throws(TargetError) {
+        if context.readOnly { throw TargetError("writeboost cannot be loaded read-only: it must write its log", status: .readOnly) }
+        if max(backing.limits.logicalBlock, device.limits.logicalBlock) > 4096 {
+            throw TargetError("logical blocks of more than 4096 bytes are not supported")
+        }
+    }
+
+    /// The numbers of a line in the first version's grammar.
+    static func firstVersion(_ words: [TableWord]) -> (device: Int, cache: Int)? {
+        func number(_ word: TableWord) -> Int? { word.text.allSatisfy { ("0"..."9").contains($0) } ? Int(word.text) : nil }
+        guard words.count == 3, let device = number(words[0]), let cache = number(words[2]) else { return nil }
+        return (device, cache)
+    }
+    private static func make(_ context: TargetContext, device: Int, cache: Int) throws(TargetError) -> Target {
+        guard (1...127).contains(device) else { throw TargetError("a device has a number from 1 to 127") }
+        guard (0...127).contains(cache) else { throw TargetError("a cache has a number from 0 to 127") }
+        let backing = try context.device(at: 1)
+        if cache == 0 { return WriteboostPassing(context, device, backing) }
+        let shared = context.resources.lazy.compactMap { $0 as? WriteboostShared }.first { $0.cacheID == cache }
+        guard let shared, shared.isOpen else {
+            throw TargetError(
+                "cache is not set for id(\(cache))", hint: "resume it first: message a writeboost-mgr switch_to \(cache), resume_cache")
+        }
+        try check(context, backing, shared.facts)
+        try context.hold(shared)
+        return WriteboostTarget(context, WriteboostSettings(), backing, shared, deviceID: device)
     }
 
     private init(
-        _ context: TargetContext, _ settings: WriteboostSettings, _ backing: LowerDeviceFacts, _ device: LowerDeviceFacts
+        _ context: TargetContext, _ settings: WriteboostSettings, _ backing: LowerDeviceFacts, _ shared: WriteboostShared, deviceID: Int = 0
     ) {
+        self.deviceID = deviceID
+        uuid = context.uuid
         self.settings = settings
         self.backing = backing
-        self.device = device
-        arena = context.arena
+        self.shared = shared
         distrust = backing.record?.writtenAlone ?? false
         super.init(typeName: context.typeName, start: context.start, length: context.length)
+        resource = shared
         traits.maximumIO = 512
         traits.maximumRange = 16384
         traits.writeZeroesClones = 1
         traits.stateless = false
         traits.ioOptimal = 4096
         ranges = [
-            Range(device: backing.id, start: .zero, length: length), Range(device: device.id, start: .zero, length: device.size),
+            Range(device: backing.id, start: .zero, length: length),
+            Range(device: shared.device, start: .zero, length: shared.facts.size),
         ]
-    }
-
-    deinit { for buffer in borrowed { arena.release(buffer) } }
-
-    func borrow(_ length: Int) -> Buffer? {
-        guard let buffer = arena.allocate(length, for: .metadata) else { return nil }
-        borrowed.append(buffer)
-        return buffer
-    }
-    func giveBack(_ buffer: Buffer) {
-        guard let at = borrowed.firstIndex(of: buffer) else { preconditionFailure("a buffer came back that was not lent") }
-        borrowed.remove(at: at)
-        arena.release(buffer)
-    }
-
-    /// Append, or keep for later when the list is nearly full: while no cache runs, which has a queue of its own.
-    func emit(_ action: Action, _ actions: inout ActionList) {
-        if overflow.isEmpty && actions.room > 1 { return actions.append(action) }
-        overflow.append(action)
-        if !againPending {
-            againPending = true
-            actions.append(.again)
-        }
     }
 
     // MARK: Events
 
     package override func map(_ piece: Piece, now: Nanoseconds, into actions: inout ActionList) {
-        guard let cache else { return actions.append(.complete(piece.id, .io)) }
+        guard let cache = shared.cache else { return actions.append(.complete(piece.id, .io)) }
         cache.back.lastNow = max(cache.back.lastNow, now)
         switch piece.operation {
         case .read: cache.read(piece, number, now, &actions)
-        case .flush: cache.barrier(piece.id, now, &actions)
+        case .flush: cache.barrier(piece.id, number, now, &actions)
         case .write, .discard, .writeZeroes: cache.change(piece, number, now, &actions)
         }
     }
     package override func ended(
         _ piece: Piece, tag: UInt32, status: IOStatus, now: Nanoseconds, into actions: inout ActionList
     ) {
-        cache?.back.ended(now)
+        shared.cache?.back.ended(now)
         actions.append(.complete(piece.id, status))
-    }
-    package override func completed(
-        _ operation: SubOperation, status: IOStatus, now: Nanoseconds, into actions: inout ActionList
-    ) {
-        switch operation.token >> 56 {
-        case WriteboostCache.Token.startup: startupDone(operation, status, now, &actions)
-        case WriteboostCache.Token.closing: closingDone(operation, status, now, &actions)
-        default: cache?.completed(operation, status, now, &actions)
-        }
-        advanceClosing(now, &actions)
-    }
-    package override func fired(timer: Int, now: Nanoseconds, into actions: inout ActionList) {
-        cache?.fired(timer, now, &actions)
-        advanceClosing(now, &actions)
-    }
-    package override func again(now: Nanoseconds, into actions: inout ActionList) {
-        cache?.again(&actions)
-        againPending = false
-        while actions.room > 2, !overflow.isEmpty { actions.append(overflow.removeFirst()) }
-        if !overflow.isEmpty {
-            againPending = true
-            actions.append(.again)
-        }
-        if startup?.step == .replay { replaySome(now, &actions) }
-    }
-    package override func identified(
-        _ device: DeviceID, _ identity: DeviceIdentity, now: Nanoseconds, into actions: inout ActionList
-    ) {
-        if closing != nil { closingIdentified(identity, now, &actions) } else { startupIdentified(identity, now, &actions) }
-    }
-    package override func recorded(_ device: DeviceID, _ status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {
-        if closing != nil { closingRecorded(status, &actions) } else { startupRecorded(status, now, &actions) }
-    }
-    package override func finished(job token: UInt64, result: UInt64, now: Nanoseconds, into actions: inout ActionList) {
-        let sum = UInt32(truncatingIfNeeded: result)
-        if closing != nil { closingSummed(token, sum, &actions) } else { startupSummed(token, sum, now, &actions) }
     }
 
     // MARK: Phases
 
     package override func begin(_ phase: Phase, now: Nanoseconds, into actions: inout ActionList) {
         switch phase {
-        case .open: beginStartup(resuming: false, now, &actions)
-        case .preresume:
-            if heldInMemory, let cache {
-                heldInMemory = false
-                if wasAbandoned { cache.restart() }
-                wasAbandoned = false
-                cache.settings = settings
-                cache.backings[number]?.sectors = backing.size.count
-                let recordedSize = cache.superblock?.backings[number - 1]?.sectors
-                if superblockIsClean || recordedSize.map({ $0 != backing.size.count }) ?? false {
-                    startup = WriteboostStartup(resuming: true, step: .closingSummary, keepsGeneration: true)
-                    return written(now, &actions)
-                }
-                actions.append(.phaseDone)
-                return cache.resumeLog(now, &actions)
-            }
-            beginStartup(resuming: true, now, &actions)
-        case .presuspend:
+        case .open: shared.order(.open, self, now, &actions)
+        case .preresume: shared.order(.join, self, now, &actions)
+        case .presuspend: actions.append(.phaseDone)
+        case .postsuspend(noflush: true):
+            shared.hold(self)
             actions.append(.phaseDone)
-        case .postsuspend(let noflush):
-            guard let cache else { return actions.append(.phaseDone) }
-            cache.suspending = true
-            closing = WriteboostClosing(noflush: noflush)
-            if !noflush { cache.commitForClose() }
-            cache.settle(now, &actions)
-            advanceClosing(now, &actions)
+        case .postsuspend(noflush: false):
+            if !isAwake { return actions.append(.phaseDone) }
+            shared.order(.leave, self, now, &actions)
         }
     }
-
-    package override func abandoned() {
-        wasAbandoned = true
-        heldInMemory = cache != nil
-        closing = nil
-    }
-    package override var holdsAnswers: Bool { heldInMemory }
-
+    package override func abandoned() { shared.abandon(self) }
+    package override func leave(now: Nanoseconds, into actions: inout ActionList) { shared.forget(self, now, &actions) }
+    package override var holdsAnswers: Bool { shared.isOpen && !isAwake && shared.members[number]?.target === self }
     package override func succeed(_ predecessor: Target) {
-        guard let old = predecessor as? WriteboostTarget, old.heldInMemory, old.device.id == device.id, old.backing.id == backing.id
-        else { return }
-        cache = old.cache
-        number = old.number
-        wasAbandoned = old.wasAbandoned
-        superblockIsClean = old.superblockIsClean
-        heldInMemory = true
-        old.cache = nil
-        old.heldInMemory = false
+        guard let old = predecessor as? WriteboostTarget, old.shared === shared, old.backing.id == backing.id else { return }
+        shared.handOver(old, to: self)
     }
 
     // MARK: Questions
 
     package override func status(_ name: (DeviceID) -> String) -> String { statusText() }
     package override func table(_ name: (DeviceID) -> String) -> String {
-        ([name(backing.id), name(device.id)] + settings.words).joined(separator: " ")
+        if deviceID > 0 { return "\(deviceID) \(name(backing.id)) \(shared.cacheID)" }
+        return ([name(backing.id), name(shared.device)] + settings.words).joined(separator: " ")
     }
     package override func message(_ words: [String], now: Nanoseconds, into actions: inout ActionList) throws(TargetError) -> String? {
         try answer(words, now, &actions)
     }
     package override func counters() -> [(name: String, value: UInt64)] { allCounters() }
+}
+
+/// A volume of the first version without a cache: everything goes to the backing.
+package final class WriteboostPassing: Target {
+    private let backing: DeviceID
+    private let deviceID: Int
+
+    fileprivate init(_ context: TargetContext, _ deviceID: Int, _ backing: LowerDeviceFacts) {
+        self.backing = backing.id
+        self.deviceID = deviceID
+        super.init(typeName: context.typeName, start: context.start, length: context.length)
+        traits.writeZeroesClones = 1
+        ranges = [Range(device: backing.id, start: .zero, length: length)]
+    }
+    package override func map(_ piece: Piece, now: Nanoseconds, into actions: inout ActionList) {
+        actions.append(.remap(piece.id, backing, piece.sector))
+    }
+    package override func table(_ name: (DeviceID) -> String) -> String { "\(deviceID) \(name(backing)) 0" }
 }

@@ -151,7 +151,7 @@ extension WriteboostVerb {
         if wanted == .kernel {
             try FormatCacheVerb.formatKernel(cache, backing, own)
         } else {
-            try FormatCacheVerb.formatLog(cache, backing, own)
+            try FormatCacheVerb.formatLog(cache, [backing], own)
         }
         return true
     }
