@@ -29,7 +29,7 @@ struct Twin {
             close(file)
         }
         if let words = target.formatWords {
-            try run(["format-cache"] + words + ["--backing", path("a"), "--yes", path("b")])
+            try run(["format-cache"] + words.map { $0 == "c" ? path($0) : $0 } + ["--backing", path("a"), "--yes", path("b")])
         }
     }
 
@@ -37,7 +37,7 @@ struct Twin {
     /// The table with files in place of the disks a and b.
     private func table(_ text: String) -> String {
         text.split(separator: "\n").map { line in
-            line.split(separator: " ").map { $0 == "a" || $0 == "b" ? path(String($0)) : String($0) }.joined(separator: " ")
+            line.split(separator: " ").map { ["a", "b", "c"].contains($0) ? path(String($0)) : String($0) }.joined(separator: " ")
         }.joined(separator: "\n")
     }
 
@@ -69,7 +69,7 @@ struct Twin {
 
     /// Away with the files of a run without violation.
     func clean() {
-        for name in ["a", "b", "log", "rt/default/engine.sock", "rt/default/engine.lock", "rt/default/nbd.sock"] { unlink(path(name)) }
+        for name in ["a", "b", "c", "log", "rt/default/engine.sock", "rt/default/engine.lock", "rt/default/nbd.sock"] { unlink(path(name)) }
         if let records = opendir(path("st")) {
             while let entry = readdir(records) {
                 let name = withUnsafeBytes(of: entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
