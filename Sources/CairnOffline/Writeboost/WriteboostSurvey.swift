@@ -1,6 +1,6 @@
 import CairnCore
 package import CairnEngine
-package import CairnFormats
+import CairnFormats
 
 /// Reads a log as recovery does, and tells what is wrong with it. Which segments count is for `WriteboostChain` and
 /// `WriteboostKernelChain` to say, as in the running target. Writes nothing.
