@@ -1,6 +1,6 @@
 import CairnCore
 package import CairnEngine
-package import CairnExport
+import CairnExport
 import CairnIO
 import Glibc
 

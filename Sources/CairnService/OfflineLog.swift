@@ -1,4 +1,4 @@
-package import CairnCore
+import CairnCore
 package import CairnEngine
 package import CairnIO
 
