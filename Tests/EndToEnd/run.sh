@@ -864,6 +864,18 @@ assert len(reports) == 3 and reports[0]["time"] < reports[1]["time"] < reports[2
     refused 1 "repeat a report" cairn table --count 2
 }
 
+# reaches LOW HIGH WHAT COMMAND…: operations a second, never above; a machine that is held up by others gets two more chances to reach it.
+reaches() {
+    local low=$1 high=$2 what=$3 try iops; shift 3
+    for try in 1 2 3; do
+        "$@" -o json > out.json || fail "$what: $(cat out.json)"
+        iops=$(jq '.bench | if .cpu_ns_per_operation > 2e6 then 0 else .iops | floor end' out.json)
+        [ "$iops" -le "$high" ] || fail "$what: $iops a second"
+        [ "$iops" -ge "$low" ] && return
+    done
+    fail "$what: $iops a second in the third try"
+}
+
 # A benchmark measures what it says, on a table and on a volume, and leaves alone what is not its own.
 test_bench() {
     truncate -s 16M a.img; head -c 1M /dev/urandom > e.img
@@ -902,20 +914,15 @@ b = json.load(open("out.json"))["bench"]
 assert b["cpu_of"] == "engine" and b["cpu_ns_per_operation"] > 0 and b["io"] == "NBD" and b["blocks_wrong"] == 0 < b["blocks_checked"], b' || fail "the report of a volume"
     cairn bench v --yes --block 1M --depth 4 --mix read=50,write=50 --verify --operations 100 > out.txt || fail "large requests: $(cat out.txt)"
     # Paced: about as many as asked for.
-    cairn bench v --rate 500 --depth 8 --time 1 -o json > out.json || fail "paced"
-    /usr/bin/python3 -c 'import json
-b = json.load(open("out.json"))["bench"]; assert 480 <= b["iops"] <= 510, b["iops"]' || fail "another rate"
+    reaches 480 510 "a rate of 500" cairn bench v --rate 500 --depth 8 --time 1
     # A slow disk is as slow as it was told to be, at any depth, on either host, and nobody spins for it.
     for io in ring threads; do for depth in 1 16; do
-        cairn bench --table "0 32768 linear slow.img,pace=8M 0" --create 16M --io $io --depth $depth --block 64k --mix read=50,write=50 --time 1 -o json > out.json ||
-            fail "a slow disk"
-        /usr/bin/python3 -c 'import json
-b = json.load(open("out.json"))["bench"]; assert 115 <= b["iops"] <= 150, b["iops"]; assert b["cpu_ns_per_operation"] < 2e6, b' || fail "pace, $io, depth $depth"
+        reaches 115 150 "pace, $io, depth $depth" \
+            cairn bench --table "0 32768 linear slow.img,pace=8M 0" --create 16M --io $io --depth $depth --block 64k --mix read=50,write=50 --time 1
     done; done
     truncate -s 16M slow.img; cairn create s --table "0 32768 linear slow.img,cache=buffered,pace=8M 0" || fail "a slow volume"
     same "$(cairn table s)" "0 32768 linear $PWD/slow.img,cache=buffered,pace=8M 0"
-    cairn bench s --block 64k --depth 8 --time 1 -o json > out.json && /usr/bin/python3 -c 'import json
-b = json.load(open("out.json"))["bench"]; assert 115 <= b["iops"] <= 150, b["iops"]' || fail "pace of a volume"
+    reaches 115 150 "pace of a volume" cairn bench s --block 64k --depth 8 --time 1
     timeout --preserve-status -s INT 0.5 "$CAIRN" bench v --time 60 > out.txt || fail "interrupted: $(cat out.txt)"
 }
 
