@@ -84,15 +84,17 @@ let package = Package(
             swiftSettings: optimised),
         .executableTarget(name: "cairn-storm", dependencies: ["CairnStorm", "CairnCore"], swiftSettings: swift),
 
+        .target(name: "WriteboostImages", path: "Tests/WriteboostImages", swiftSettings: swift),
         .testTarget(name: "CairnCoreTests", dependencies: ["CairnCore"], swiftSettings: swift),
-        .testTarget(name: "CairnFormatsTests", dependencies: ["CairnFormats", "CairnCore"], swiftSettings: swift),
+        .testTarget(name: "CairnFormatsTests", dependencies: ["WriteboostImages", "CairnFormats", "CairnCore"], swiftSettings: swift),
         .testTarget(name: "CairnEngineTests", dependencies: ["CairnEngine", "CairnTargets", "CairnSim"], swiftSettings: swift),
         .testTarget(
             name: "CairnTargetsTests",
-            dependencies: ["CairnTargets", "CairnFormats", "CairnEngine", "CairnSim", "PolicyTraces"],
+            dependencies: ["WriteboostImages", "CairnTargets", "CairnFormats", "CairnEngine", "CairnSim", "PolicyTraces"],
             swiftSettings: swift),
         .testTarget(
-            name: "CairnOfflineTests", dependencies: ["CairnOffline", "CairnFormats", "CairnEngine", "CairnCore"], swiftSettings: swift),
+            name: "CairnOfflineTests", dependencies: ["WriteboostImages", "CairnOffline", "CairnFormats", "CairnEngine", "CairnCore"],
+            swiftSettings: swift),
         .testTarget(name: "CairnStormTests", dependencies: ["CairnStorm"], swiftSettings: swift),
         .testTarget(name: "CairnIOTests", dependencies: ["CairnIO", "CairnEngine"], swiftSettings: swift),
         .testTarget(

@@ -2,48 +2,11 @@ import CairnCore
 import CairnFormats
 import Glibc
 import Testing
+import WriteboostImages
 
 /// Images written by the real kernel module (Tests/Fixtures/writeboost), replayed by our decoder.
 @Suite("writeboost kernel format")
 struct WriteboostKernelTests {
-    /// An image, unpacked by the zstd tool.
-    static func image(_ name: String) throws -> [UInt8] {
-        let path = #filePath.split(separator: "/").dropLast(2).joined(separator: "/") + "/Fixtures/writeboost/writeboost-\(name).img.zst"
-        let pipe = try #require(popen("zstd -dcq '/\(path)'", "r"))
-        let bytes = [UInt8](unsafeUninitializedCapacity: 64 << 20) { memory, used in
-            while used < memory.count {
-                let got = fread(memory.baseAddress! + used, 1, memory.count - used, pipe)
-                if got == 0 { break }
-                used += got
-            }
-        }
-        try #require(pclose(pipe) == 0 && !bytes.isEmpty, "zstd could not unpack \(name)")
-        return bytes
-    }
-
-    /// As the tool of that name computes it: hashing 64 MiB in an unoptimised build of ours would take a minute.
-    static func sha256(_ bytes: [UInt8]) throws -> String {
-        var name = Array("/tmp/cairn-sha256-XXXXXX".utf8CString)
-        let file = name.withUnsafeMutableBufferPointer { mkstemp($0.baseAddress!) }
-        try #require(file >= 0)
-        let path = String(decoding: name.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        defer { unlink(path) }
-        try bytes.withUnsafeBytes { raw in
-            var at = 0
-            while at < raw.count {
-                let wrote = write(file, raw.baseAddress! + at, raw.count - at)
-                try #require(wrote > 0)
-                at += wrote
-            }
-        }
-        close(file)
-        let pipe = try #require(popen("sha256sum \(path)", "r"))
-        var line = [CChar](repeating: 0, count: 256)
-        let got = fgets(&line, 256, pipe) != nil
-        try #require(pclose(pipe) == 0 && got)
-        return String(decoding: line.prefix(64).map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
     struct Scan {
         var slots: [WriteboostKernelChain.Slot] = []
         var record: UInt64 = 0
@@ -83,8 +46,8 @@ struct WriteboostKernelTests {
     ]
 
     @Test(arguments: images) func replay(_ image: Image) throws {
-        let cache = try Self.image("\(image.name).cache")
-        var volume = try Self.image("\(image.name).backing")
+        let cache = try WriteboostImages.unpack("\(image.name).cache")
+        var volume = try WriteboostImages.unpack("\(image.name).backing")
         let scan = try Self.scan(cache, backingSectors: UInt64(volume.count / 512))
         #expect(scan.record == image.record)
         let chain = WriteboostKernelChain(scan.slots, record: scan.record)
@@ -105,11 +68,11 @@ struct WriteboostKernelTests {
                 }
             }
         }
-        #expect(try Self.sha256(volume) == image.logical)
+        #expect(try WriteboostImages.sha256 { _ in volume } == image.logical)
     }
 
     @Test(arguments: ["clean", "readcache"]) func encodesWhatTheModuleWrote(_ name: String) throws {
-        let cache = try Self.image("\(name).cache")
+        let cache = try WriteboostImages.unpack("\(name).cache")
         let join = CRC32CJoin(length: 4096)
         try cache.withUnsafeBytes { raw in
             for slot in 0..<30 {

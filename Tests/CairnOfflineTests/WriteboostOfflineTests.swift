@@ -3,6 +3,7 @@ import CairnEngine
 import CairnFormats
 import Glibc
 import Testing
+import WriteboostImages
 
 @testable import CairnOffline
 
@@ -272,20 +273,6 @@ struct WriteboostOfflineTests {
 /// Caches that the real kernel module left behind.
 @Suite("writeboost offline: the kernel's format")
 struct WriteboostKernelOfflineTests {
-    static func image(_ name: String) throws -> [UInt8] {
-        let path = #filePath.split(separator: "/").dropLast(2).joined(separator: "/") + "/Fixtures/writeboost/writeboost-\(name).img.zst"
-        let pipe = try #require(popen("zstd -dcq '/\(path)'", "r"))
-        let bytes = [UInt8](unsafeUninitializedCapacity: 64 << 20) { memory, used in
-            while used < memory.count {
-                let got = fread(memory.baseAddress! + used, 1, memory.count - used, pipe)
-                if got == 0 { break }
-                used += got
-            }
-        }
-        try #require(pclose(pipe) == 0 && !bytes.isEmpty, "zstd could not unpack \(name)")
-        return bytes
-    }
-
     /// Segments that count, blocks and clean ones among them, dirty blocks: as INDEX of the images and the module's status say.
     @Test(
         arguments: [
@@ -293,7 +280,7 @@ struct WriteboostKernelOfflineTests {
             ("tail", 30, 2934, 0, 2465),
         ] as [(String, UInt64, UInt64, UInt64, UInt64)])
     func realCachesAreGood(name: String, segments: UInt64, blocks: UInt64, clean: UInt64, dirty: UInt64) throws {
-        let report = LogReport(ArrayMedium(try Self.image("\(name).cache")))
+        let report = LogReport(ArrayMedium(try WriteboostImages.unpack("\(name).cache")))
         #expect(report.findings == [])
         #expect(report.summary.segments == segments && report.summary.blocks == blocks)
         #expect(report.summary.cleanBlocks == clean && report.summary.dirtyBlocks == dirty)
@@ -301,7 +288,7 @@ struct WriteboostKernelOfflineTests {
 
     /// Writing what a dry run tells gives the expected volume.
     @Test(arguments: ["killed", "readcache", "tail"]) func whatWouldBeWrittenIsTheVolume(name: String) throws {
-        let cache = try Self.image("\(name).cache")
+        let cache = try WriteboostImages.unpack("\(name).cache")
         let medium = ArrayMedium(cache), image = try WriteboostImage(medium)
         let survey = WriteboostSurvey(image, readsAll: false) { _ in }
         try survey.run { _, _ in true }
@@ -316,7 +303,7 @@ struct WriteboostKernelOfflineTests {
     }
 
     @Test func damageIsToldApart() throws {
-        let good = try Self.image("killed.cache")
+        let good = try WriteboostImages.unpack("killed.cache")
         func report(_ change: (inout [UInt8]) -> Void) -> LogReport {
             var bytes = good
             change(&bytes)

@@ -91,7 +91,7 @@ package final class SSDCacheTarget: Target {
     /// Why this target cannot go on from its predecessor.
     private var refusal: TargetError?
     /// Buffers of reads and writes of the superblocks, the tables and the backing's ends.
-    private var borrowed: [Buffer] = []
+    private var borrowed: BorrowedBuffers
     private var summing: [(token: UInt64, buffer: Buffer)] = []
 
     // Flushes
@@ -107,8 +107,7 @@ package final class SSDCacheTarget: Target {
     var commitPace = SSDCacheCommitPace()
 
     // Actions that found no room
-    var overflow: Deque<Action> = []
-    var againPending = false
+    private var overflow = ActionBacklog(keeping: 1)
 
     static let commitTimer = 0
     static let cleanTimer = 1
@@ -148,6 +147,7 @@ package final class SSDCacheTarget: Target {
         self.cache = cache
         self.layout = layout
         arena = context.arena
+        borrowed = BorrowedBuffers(arena)
         distrust = backing.record?.writtenAlone ?? false
         placement = SSDCachePlacement(buckets: layout.buckets)
         // Entries are read in preresume; until then one bucket stands in, so that a load costs no memory.
@@ -167,40 +167,17 @@ package final class SSDCacheTarget: Target {
             if op.retained { arena.release(op.piece.buffer) }
             if !op.buffer.isNone { arena.release(op.buffer) }
         }
-        for buffer in (round?.buffers ?? []) + (commit?.buffers ?? []) + borrowed { arena.release(buffer) }
+        for buffer in (round?.buffers ?? []) + (commit?.buffers ?? []) { arena.release(buffer) }
     }
 
-    func borrow(_ length: Int) -> Buffer? {
-        guard let buffer = arena.allocate(length, for: .metadata) else { return nil }
-        borrowed.append(buffer)
-        return buffer
-    }
-    func giveBack(_ buffer: Buffer) {
-        guard let at = borrowed.firstIndex(of: buffer) else { preconditionFailure("a buffer came back that was not lent") }
-        borrowed.remove(at: at)
-        arena.release(buffer)
-    }
+    func borrow(_ length: Int) -> Buffer? { borrowed.borrow(length) }
+    func giveBack(_ buffer: Buffer) { borrowed.giveBack(buffer) }
 
     // MARK: Actions
 
-    /// Append, or keep for later when the list is nearly full.
-    func emit(_ action: Action, _ actions: inout ActionList) {
-        if overflow.isEmpty && actions.room > 1 { return actions.append(action) }
-        overflow.append(action)
-        if !againPending {
-            againPending = true
-            actions.append(.again)
-        }
-    }
+    func emit(_ action: Action, _ actions: inout ActionList) { overflow.emit(action, &actions) }
 
-    package override func again(now: Nanoseconds, into actions: inout ActionList) {
-        againPending = false
-        while actions.room > 1, let next = overflow.popFirst() { actions.append(next) }
-        if !overflow.isEmpty {
-            againPending = true
-            actions.append(.again)
-        }
-    }
+    package override func again(now: Nanoseconds, into actions: inout ActionList) { overflow.again(&actions) }
 
     // MARK: Events
 

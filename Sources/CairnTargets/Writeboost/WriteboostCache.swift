@@ -122,8 +122,8 @@ final class WriteboostCache {
     var suspending = false
     /// I/O of our own that has not ended.
     var inFlight = 0
-    var overflow: Deque<Action> = []
-    var againPending = false
+    /// Another `.again` beside ours may go into the same lists: that of `WriteboostShared`.
+    private(set) var overflow = ActionBacklog(keeping: 2)
     var tickArmed = false
     var lastSync = Nanoseconds.zero
 
@@ -160,23 +160,8 @@ final class WriteboostCache {
 
     // MARK: Actions
 
-    /// Append, or keep for later when the list is nearly full: there must be room for `.again`, that of `WriteboostShared`, too.
-    func emit(_ action: Action, _ actions: inout ActionList) {
-        if overflow.isEmpty && actions.room > 2 { return actions.append(action) }
-        overflow.append(action)
-        if !againPending {
-            againPending = true
-            actions.append(.again)
-        }
-    }
-    func again(_ actions: inout ActionList) {
-        againPending = false
-        while actions.room > 2, let next = overflow.popFirst() { actions.append(next) }
-        if !overflow.isEmpty {
-            againPending = true
-            actions.append(.again)
-        }
-    }
+    func emit(_ action: Action, _ actions: inout ActionList) { overflow.emit(action, &actions) }
+    func again(_ actions: inout ActionList) { overflow.again(&actions) }
     func submit(
         _ device: DeviceID, _ operation: Operation, _ sector: Sectors = .zero, _ count: Int = 0, _ buffer: Buffer = .none, _ token: UInt64,
         _ actions: inout ActionList

@@ -52,17 +52,17 @@ package final class WriteboostShared: Resource {
     /// The superblock on disk may say clean: it must say otherwise before the next write.
     var superblockIsClean = false
 
-    var borrowed: [Buffer] = []
+    private var borrowed: BorrowedBuffers
     var summing: [(token: UInt64, buffer: Buffer)] = []
-    var overflow: [Action] = []
-    var againPending = false
+    /// Another `.again` beside ours may go into the same lists: that of `WriteboostCache`.
+    var overflow = ActionBacklog(keeping: 2)
 
     init(_ facts: LowerDeviceFacts, arena: BufferArena) {
         self.facts = facts
         self.arena = arena
+        borrowed = BorrowedBuffers(arena)
         super.init(typeName: "writeboost", device: facts.id)
     }
-    deinit { for buffer in borrowed { arena.release(buffer) } }
 
     // MARK: Operations
 
@@ -152,26 +152,10 @@ package final class WriteboostShared: Resource {
 
     // MARK: Actions
 
-    func borrow(_ length: Int) -> Buffer? {
-        guard let buffer = arena.allocate(length, for: .metadata) else { return nil }
-        borrowed.append(buffer)
-        return buffer
-    }
-    func giveBack(_ buffer: Buffer) {
-        guard let at = borrowed.firstIndex(of: buffer) else { preconditionFailure("a buffer came back that was not lent") }
-        borrowed.remove(at: at)
-        arena.release(buffer)
-    }
+    func borrow(_ length: Int) -> Buffer? { borrowed.borrow(length) }
+    func giveBack(_ buffer: Buffer) { borrowed.giveBack(buffer) }
 
-    /// Append, or keep for later when the list is nearly full.
-    func emit(_ action: Action, _ actions: inout ActionList) {
-        if overflow.isEmpty && actions.room > 2 { return actions.append(action) }
-        overflow.append(action)
-        if !againPending {
-            againPending = true
-            actions.append(.again)
-        }
-    }
+    func emit(_ action: Action, _ actions: inout ActionList) { overflow.emit(action, &actions) }
     /// An I/O of an operation; its buffer is given back when it has ended.
     func send(
         _ device: DeviceID, _ operation: Operation, _ offset: UInt64, _ buffer: Buffer, _ length: Int, _ tag: UInt64,
@@ -264,12 +248,7 @@ package final class WriteboostShared: Resource {
     }
     package override func again(now: Nanoseconds, into actions: inout ActionList) {
         cache?.again(&actions)
-        againPending = false
-        while actions.room > 2, !overflow.isEmpty { actions.append(overflow.removeFirst()) }
-        if !overflow.isEmpty {
-            againPending = true
-            actions.append(.again)
-        }
+        overflow.again(&actions)
         if startup?.step == .replay { replaySome(now, &actions) }
         if wantsDrain {
             wantsDrain = false

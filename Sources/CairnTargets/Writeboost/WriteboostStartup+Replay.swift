@@ -36,11 +36,7 @@ extension WriteboostShared {
         }
         startup?.verifying = id
         if id < s.ids.upperBound {
-            if !againPending {
-                againPending = true
-                actions.append(.again)
-            }
-            return
+            return overflow.arm(&actions)
         }
         cache.currentID = s.ids.upperBound - 1
         cache.writtenID = cache.currentID

@@ -110,24 +110,10 @@ enum CacheVerb {
             result.facts.record = BackingRecord(cache: cache, dirty: true, writtenAlone: result.facts.record?.writtenAlone ?? false)
         }
         if image.superblock.state == .clean && image.superblock.generation > 0 && device.facts.size > .zero {
-            result.facts.closeFacts = try closeFacts(device, image.superblock.backingSectors * 512)
+            result.facts.closeFacts = try device.closeFacts(within: image.superblock.backingSectors * 512)
         }
         result.device = consume device
         return result
-    }
-
-    /// As the running target takes them when it closes; the device may have grown since.
-    private static func closeFacts(_ device: borrowing OpenedDevice, _ end: UInt64) throws(TargetError) -> CloseFacts {
-        let size = min(device.facts.size.bytes.count, end), length = min(size, 1 << 20)
-        let memory = AlignedMemory(Int(length))
-        var sums: [UInt32] = []
-        do throws(SystemError) {
-            for offset in [0, size - length] {
-                try readFully(device.fd.raw, memory.bytes, at: offset)
-                sums.append(crc32c(memory.readable))
-            }
-        } catch { throw error.asTargetError }
-        return .init(modified: device.facts.identity.modified, firstMiB: sums[0], lastMiB: sums[1])
     }
 
     // MARK: Words

@@ -109,7 +109,7 @@ enum WriteboostVerb {
                 facts.record = BackingRecord(cache: cache, dirty: true, writtenAlone: facts.record?.writtenAlone ?? false)
             }
             if let s = image.superblock, s.state == .clean, let known = s.backings[number - 1], known.closeFacts != nil {
-                facts.closeFacts = try closeFacts(device, known.sectors * 512)
+                facts.closeFacts = try device.closeFacts(within: known.sectors * 512)
             }
             result.facts[number] = facts
             result.words[number] = (CachedVolume.escaped(word), device.facts.size.count)
@@ -123,20 +123,6 @@ enum WriteboostVerb {
         return WriteboostBackingVerdict(
             image, backings.facts, strangers: backings.strangers,
             kernelName: "writeboost on \(i.name.isEmpty ? "\(i.fileSystem):\(i.inode)" : i.name)")
-    }
-
-    /// As the running target takes them when it closes.
-    private static func closeFacts(_ device: borrowing OpenedDevice, _ end: UInt64) throws(TargetError) -> CloseFacts {
-        let size = min(device.facts.size.bytes.count, end), length = min(size, 1 << 20)
-        let memory = AlignedMemory(Int(length))
-        var sums: [UInt32] = []
-        do throws(SystemError) {
-            for offset in [0, size - length] {
-                try readFully(device.fd.raw, memory.bytes, at: offset)
-                sums.append(crc32c(memory.readable))
-            }
-        } catch { throw error.asTargetError }
-        return .init(modified: device.facts.identity.modified, firstMiB: sums[0], lastMiB: sums[1])
     }
 
     // MARK: What would be written

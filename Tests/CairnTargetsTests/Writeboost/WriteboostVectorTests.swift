@@ -3,46 +3,13 @@ import CairnEngine
 import CairnFormats
 import CairnSim
 import CairnTargets
-import Glibc
 import Testing
+import WriteboostImages
 
 /// Caches that the real kernel module left behind (Tests/Fixtures/writeboost), opened by the target: the volume, and after a drain the
 /// backing, are what was written through the module.
 @Suite("writeboost: caches of the kernel module")
 struct WriteboostVectorTests {
-    static func image(_ name: String) throws -> [UInt8] {
-        let path = #filePath.split(separator: "/").dropLast(3).joined(separator: "/") + "/Fixtures/writeboost/writeboost-\(name).img.zst"
-        let pipe = try #require(popen("zstd -dcq '/\(path)'", "r"))
-        let bytes = [UInt8](unsafeUninitializedCapacity: 64 << 20) { memory, used in
-            while used < memory.count {
-                let got = fread(memory.baseAddress! + used, 1, memory.count - used, pipe)
-                if got == 0 { break }
-                used += got
-            }
-        }
-        try #require(pclose(pipe) == 0 && !bytes.isEmpty, "zstd could not unpack \(name)")
-        return bytes
-    }
-
-    /// Fed in pieces to the tool of that name.
-    static func sha256(_ count: UInt64, _ part: (UInt64) throws -> [UInt8]) throws -> String {
-        var name = Array("/tmp/cairn-vector-XXXXXX".utf8CString)
-        let file = name.withUnsafeMutableBufferPointer { mkstemp($0.baseAddress!) }
-        try #require(file >= 0)
-        let path = String(decoding: name.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        defer { unlink(path) }
-        for i in 0..<count {
-            let bytes = try part(i)
-            try #require(bytes.withUnsafeBytes { write(file, $0.baseAddress!, $0.count) } == bytes.count)
-        }
-        close(file)
-        let pipe = try #require(popen("sha256sum \(path)", "r"))
-        var line = [CChar](repeating: 0, count: 256)
-        let got = fgets(&line, 256, pipe) != nil
-        try #require(pclose(pipe) == 0 && got)
-        return String(decoding: line.prefix(64).map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
     static let expected = [
         ("clean", "4266676e33ddd3dbf8c0b784fbf0845a5310cee387228c96db5d6744a06ebb86"),
         ("killed", "84d24ecf9f98a3987f06a6f513d7b39b2b57cf2cc95f21b6431e4c8fc9d213f9"),
@@ -54,7 +21,7 @@ struct WriteboostVectorTests {
     @Test(arguments: expected) func openReadDrain(name: String, hash: String) throws {
         let host = SimHost(types: allTargets, seed: 5, arenaBytes: 32 << 20)
         for (disk, file) in [("a", "\(name).backing"), ("b", "\(name).cache")] {
-            let bytes = try Self.image(file)
+            let bytes = try WriteboostImages.unpack(file)
             let device = host.addDisk(disk, sectors: UInt64(bytes.count / 512))
             let empty = [UInt8](repeating: 0, count: 4096)
             for page in 0..<bytes.count / 4096 where !bytes[page * 4096..<(page + 1) * 4096].elementsEqual(empty) {
@@ -62,13 +29,13 @@ struct WriteboostVectorTests {
             }
         }
         let volume = try host.create("v", "0 131072 writeboost a b 2 writeback_threshold 0")
-        func volumeHash() throws -> String { try Self.sha256(256) { try #require(host.read(volume, $0 * 512, 512)) } }
+        func volumeHash() throws -> String { try WriteboostImages.sha256(256) { try #require(host.read(volume, $0 * 512, 512)) } }
         #expect(try volumeHash() == hash)
         try host.message(volume, "drop_caches")
         host.run(for: .seconds(30))
         #expect(host.statusText(volume).first?.split(separator: " ")[9] == "0")
         let backing = try #require(host.disk("a"))
-        #expect(try Self.sha256(64) { backing.peekDurable($0 * 2048, 2048) } == hash)
+        #expect(try WriteboostImages.sha256(64) { backing.peekDurable($0 * 2048, 2048) } == hash)
         #expect(host.write(volume, 8, [UInt8](repeating: 1, count: 4096)).isOK)
         try host.remove(volume)
     }
