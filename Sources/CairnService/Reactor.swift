@@ -147,9 +147,9 @@ final class Reactor {
             io.drain { engine.deviceCompleted($0, $1) }
             for index in touched { if let client = clients[index] { submitRequests(client) } }
             engine.run(now: engine.now)
-            io.mayWait = isLonely
             while let operation = engine.deviceOperations.popFirst() {
                 guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
+                if operation.operation == .flush { io.mayWait = isLonely }
                 io.submit(operation, host.file)
             }
             if io.hasEnded { moved = true }
