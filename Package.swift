@@ -69,6 +69,10 @@ let package = Package(
         .executableTarget(
             name: "PolicyBench", dependencies: ["PolicyTraces", "CairnTargets"], path: "bench/PolicyBench", swiftSettings: swift),
 
+        // Not part of the product: what targets stand on against C libraries.
+        .executableTarget(
+            name: "micro-bench", dependencies: ["CairnCore", "CairnTargets", deque], path: "bench/Micro", swiftSettings: swift),
+
         // Not part of the product: what a request costs in instructions and allocations, against the budgets in Tests. The library
         // counts allocations where it is preloaded.
         .target(name: "CAllocations", path: "bench/CAllocations"),

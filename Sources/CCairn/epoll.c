@@ -1,3 +1,5 @@
+#define _GNU_SOURCE
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include "CCairn.h"
@@ -21,4 +23,10 @@ int cairn_timer_new(void) { return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC |
 int cairn_timer_set(int timer, uint64_t at) {
     struct itimerspec t = {.it_value = {.tv_sec = (time_t)(at / 1000000000u), .tv_nsec = (long)(at % 1000000000u)}};
     return timerfd_settime(timer, TFD_TIMER_ABSTIME, &t, NULL);
+}
+
+// Processors that this process may use.
+int cairn_processors(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }

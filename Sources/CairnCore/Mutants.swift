@@ -79,6 +79,38 @@ package enum Mutant: CaseIterable, Sendable {
     case rangeNotFlushed
     /// A clean copy in the log counts after a crash.
     case cleanCopyBelieved
+    /// The tail passes copies that are superseded, before what superseded them is durable.
+    case tailPassesSuperseded
+    /// Segments are retired without a flush of their backing.
+    case retiredUnflushed
+    /// A block that could not be written back counts as written back.
+    case failedWriteBackBelieved
+    /// The tail record is written over the copy that counts.
+    case tailOverwritten
+    /// A commit covers what was only sent.
+    case commitCoversSent
+    /// FUA is answered when the block is in memory.
+    case barrierForgotten
+    /// A slot is reused while its segment is still being retired.
+    case slotReusedUnretired
+    /// A slot is reused while somebody reads from it.
+    case slotReusedUnderReader
+    /// Recovery believes data that no flush covered, without looking at it.
+    case dataNotVerified
+    /// Older copies of a block are replayed over, but stay.
+    case olderCopyStays
+    /// A partial block counts as whole.
+    case partialCountsWhole
+    /// A discard leaves older copies in the log.
+    case discardLeavesLog
+    /// Close facts of a backing are taken before it was flushed.
+    case factsUnflushed
+    /// What a recovery abandoned is readable afterwards: generation and first serial stay.
+    case abandonedReadable
+    /// Kernel's format: headers that a recovery abandoned are not zeroed.
+    case abandonedHeadersStay
+    /// Kernel's format: headers vanish without the record.
+    case headersWithoutRecord
 
     #if MUTANTS
         /// Set once, before any storm begins, by the one thread there is then.

@@ -68,6 +68,8 @@ package final class NBDConnection {
 
     /// New requests for the engine; the token is the slot. The service takes and clears them.
     package var requests: [Request] = []
+    /// Bytes of their payloads.
+    var gathered = 0
     /// Why the connection ended, for the log; nil when the client said good-bye.
     package private(set) var problem: String?
 

@@ -12,6 +12,8 @@ extension NBDConnection {
     }
     /// Bytes of one step of a request that is carried out in steps.
     private static let step = 256 << 10
+    /// Bytes of payloads of the requests that the service takes at a time.
+    private static let part = 256 << 10
 
     // MARK: Looking at a request
 
@@ -89,7 +91,9 @@ extension NBDConnection {
 
     /// False when a slot or memory is short.
     private func accept(_ header: Header, _ export: NBDExport) -> Bool {
-        if inFlight >= max(1, limits.requests) {
+        // Payloads go on in parts that the processor's cache holds: what is answered at once leaves before the next is begun.
+        if requests.isEmpty { gathered = 0 }
+        if inFlight >= max(1, limits.requests) || gathered >= Self.part {
             isBlocked = true
             return false
         }
@@ -111,6 +115,7 @@ extension NBDConnection {
                 return false
             }
             entry.buffer = buffer
+            gathered += bytes
         } else if entry.kind == .zeroByWriting {
             guard shareZeroes() else {
                 isBlocked = true

@@ -29,7 +29,7 @@ package final class LocalEngine {
         io = try IOHost.make(choice)
         poller = try Poller()
         timer = try Timer()
-        for descriptor in io.pollDescriptors { try poller.add(descriptor, tag: 0) }
+        try io.watch(poller, tag: 0)
         try poller.add(timer.pollDescriptor, tag: 0)
         engine = Engine(types: allTargets, arena: BufferArena(bytes: memory), seed: randomSeed(), maximumVolumes: maximumVolumes)
         self.state = state
@@ -127,7 +127,7 @@ package final class LocalEngine {
         // The timer costs a system call, which only a near moment is worth.
         let isNear = moment.map { $0 < now + .milliseconds(3) } ?? false
         timer.set(isNear ? moment : nil)
-        poller.wait(isNear ? nil : moment.map { $0 - now })
+        poller.wait(isNear ? nil : moment.map { $0 - now }, soon: io.inFlight > 0)
     }
 
     /// Run the engine until nothing moves any more. True when something was answered, or handed to the devices.

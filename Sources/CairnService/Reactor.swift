@@ -72,6 +72,11 @@ final class Reactor {
     /// Somebody came while a sync held up this thread: until then syncs go by the ring.
     private var companyUntil = Nanoseconds.zero
     private static let company = Nanoseconds.milliseconds(500)
+    /// Requests that came or were answered in this turn; turns until a crowd is forgotten.
+    private var served = 0, crowded = 0
+    /// Bytes of payloads that are copied in and out at a time: a part of what a core's cache holds.
+    private static let cached = 256 << 10
+    private static let few = 4, crowdLasts = 64
 
     init(_ options: EngineOptions) throws(SystemError) {
         self.options = options
@@ -82,7 +87,7 @@ final class Reactor {
             types: allTargets, arena: BufferArena(bytes: options.memoryMiB << 20), seed: randomSeed(),
             maximumVolumes: options.maximumVolumes)
         try poller.add(mailbox.pollDescriptor, tag: Tag.mailbox)
-        for descriptor in io.pollDescriptors { try poller.add(descriptor, tag: Tag.host) }
+        try io.watch(poller, tag: Tag.host)
     }
 
     // MARK: The loop
@@ -90,7 +95,7 @@ final class Reactor {
     func run() {
         while !stopped {
             io.flushSubmissions()
-            poller.wait(timeout())
+            poller.wait(timeout(), soon: expectsSoon())
             let now = monotonicNow()
             engine.advance(to: now)
             for event in poller.events { handle(event, now) }
@@ -107,6 +112,18 @@ final class Reactor {
         // What the kernel would not take now is offered again soon.
         if io.mustSubmit { return .milliseconds(1) }
         return next.map { $0 - monotonicNow() }
+    }
+
+    /// Something was done, for few requests: what comes next is near. Of many at once more are received together after a sleep, and that is
+    /// worth more.
+    private func expectsSoon() -> Bool {
+        defer { served = 0 }
+        if served > Self.few {
+            crowded = Self.crowdLasts
+        } else if crowded > 0 {
+            crowded -= 1
+        }
+        return served > 0 && crowded == 0
     }
 
     private func handle(_ event: Poller.Event, _ now: Nanoseconds) {
@@ -140,28 +157,33 @@ final class Reactor {
 
     /// Run the engine until nothing moves any more.
     private func settleEngine(_ now: Nanoseconds) {
-        var moved = true
+        var moved = true, copied = 0
         while moved {
             moved = false
             engine.advance(to: monotonicNow())
             io.drain { engine.deviceCompleted($0, $1) }
             for index in touched { if let client = clients[index] { submitRequests(client) } }
             engine.run(now: engine.now)
-            while let operation = engine.deviceOperations.popFirst() {
-                guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
-                if operation.operation == .flush { io.mayWait = isLonely }
-                io.submit(operation, host.file)
-            }
-            if io.hasEnded { moved = true }
-            if io.takeHasWaited() { lookForCompany() }
             while let done = engine.completions.popFirst() {
                 moved = true
+                served += 1
                 let index = Int(done.token >> 32)
                 if let client = clients[index] {
                     client.nbd.completed(done.token & 0xFFFF_FFFF, done.status, now: now)
                     touched.append(index)
                 }
             }
+            // Large answers leave before the next are read: what was just copied is still in the processor's cache.
+            if copied >= Self.cached { for index in touched { if let client = clients[index] { settle(client) } } }
+            copied = 0
+            while copied < Self.cached, let operation = engine.deviceOperations.popFirst() {
+                guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
+                if operation.operation == .flush { io.mayWait = isLonely }
+                if host.file.buffered { copied += Int(operation.length.count) }
+                io.submit(operation, host.file)
+            }
+            if io.hasEnded || !engine.deviceOperations.isEmpty { moved = true }
+            if io.takeHasWaited() { lookForCompany() }
             while let request = engine.identifyRequests.popFirst() {
                 moved = true
                 if let host = hosts[Int(request.host)] {
@@ -230,12 +252,15 @@ final class Reactor {
     }
 
     private func receive(_ client: Client) {
-        for _ in 0..<16 {  // a fast client must not starve the others
+        // A fast client must not starve the others, and payloads go on while the processor has them in its cache.
+        var received = 0
+        while received < Self.cached {
             let space = client.nbd.receiveSpace()
             if space.isEmpty { return }
             switch Sockets.receive(client.fd, space) {
             case .bytes(let n):
                 client.nbd.received(n, now: monotonicNow())
+                received += n
                 if n < space.count { return }
             case .wouldBlock: return
             case .closed: return hangUp(client)
@@ -251,6 +276,7 @@ final class Reactor {
             for request in requests { client.nbd.completed(request.token, .shutdown) }
             return
         }
+        served += client.nbd.requests.count
         for request in client.nbd.requests {
             var request = request
             request.token |= UInt64(client.index) << 32

@@ -18,6 +18,11 @@
             case .formerForgotten: StormMutant(mutant: mutant, targets: [])
             case .readCacheNotCancelled, .readCacheDuringChange, .aroundLeavesLog, .rangeNotFlushed, .cleanCopyBelieved:
                 StormMutant(mutant: mutant, targets: ["writeboost-around", "writeboost-read", "writeboost-kernel-read"])
+            case .tailPassesSuperseded, .retiredUnflushed, .failedWriteBackBelieved, .tailOverwritten, .commitCoversSent, .barrierForgotten,
+                .slotReusedUnretired, .slotReusedUnderReader, .dataNotVerified, .olderCopyStays, .partialCountsWhole, .discardLeavesLog,
+                .factsUnflushed, .abandonedReadable:
+                StormMutant(mutant: mutant, targets: ["writeboost", "writeboost-shared"])
+            case .abandonedHeadersStay, .headersWithoutRecord: StormMutant(mutant: mutant, targets: ["writeboost-kernel"])
             // The engine's own.
             case .flushCoversLater, .failedFlushRetried:
                 StormMutant(mutant: mutant, targets: ["linear", "ssdcache-writeback", "striped"])

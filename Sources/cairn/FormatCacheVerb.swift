@@ -108,9 +108,7 @@ enum FormatCacheVerb {
         // Nothing is cached yet, so nothing can be stale: the first open has no close facts to compare.
         superblock.state = .inUse
         do throws(SystemError) { try write(superblock, cache.fd.raw, arguments) } catch { throw error.asTargetError }
-        if identity.kind != .volume, let state {
-            try? state.remember(identity, .init(cache: superblock.uuidText, dirty: false, writtenAlone: false), file: backing.attributed)
-        }
+        remember(backing, cache: superblock.uuidText, state)
         let mib = (layout.slots * layout.blockBytes) >> 20
         if arguments.has("quiet") { return }
         Output.out(
@@ -147,6 +145,12 @@ enum FormatCacheVerb {
         throw TargetError(
             "\(backing.name): its newest data may be in the cache \(owner)", status: .busy,
             hint: "write it back with cairn cache flush; --force gives it up, and it is lost")
+    }
+
+    /// The backing has a new, empty cache: what its record said of another one counts no more.
+    static func remember(_ backing: Backing, cache: String, _ state: StateDirectory?) {
+        if backing.identity.kind == .volume { return }
+        try? state?.remember(backing.identity, .init(cache: cache, dirty: false, writtenAlone: false), file: backing.attributed)
     }
 
     static func confirm(_ cache: borrowing OpenedDevice, _ arguments: Arguments) throws(TargetError) {

@@ -109,6 +109,7 @@ extension FormatCacheVerb {
         }
         superblock.sequence += 1
         do throws(SystemError) { try write(superblock, Zeroes(cache.fd.raw), cache.fd.raw) } catch { throw error.asTargetError }
+        for backing in backings { remember(backing, cache: superblock.uuidText, try? StateDirectory()) }
         if arguments.has("quiet") { return }
         for backing in backings {
             let number = superblock.number(of: backing.identity) ?? 0
@@ -178,6 +179,7 @@ extension FormatCacheVerb {
             progress.finish()
             try write(superblock, first, cache.fd.raw)
         } catch { throw error.asTargetError }
+        for backing in backings { remember(backing, cache: superblock.uuidText, try? StateDirectory()) }
         if arguments.has("quiet") { return }
         Output.out("\(name): formatted as writeboost \(superblock.uuidText) for \(Self.names(backings)): \(what).")
     }
@@ -208,6 +210,8 @@ extension FormatCacheVerb {
             try first.write(0, 4096)
             try syncData(cache.fd.raw)
         } catch { throw error.asTargetError }
+        // Its name is known when it is opened.
+        remember(backing, cache: "", try? StateDirectory())
         if arguments.has("quiet") { return }
         Output.out("\(name): formatted as writeboost in the kernel's format: \(slots) segments of 512 KiB.")
     }

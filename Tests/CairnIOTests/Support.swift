@@ -59,6 +59,7 @@ final class LoopDevice: Sendable {
 /// A host and a way to wait for what was submitted.
 struct Bench {
     let host: IOHost
+    let poller: Poller
     var next: UInt32 = 0
 
     static var hosts: [IOHost.Choice] {
@@ -66,7 +67,11 @@ struct Bench {
         return (try? RingHost()) == nil ? [.threads] : [.ring, .threads]
     }
 
-    init(_ choice: IOHost.Choice) throws { host = try IOHost.make(choice) }
+    init(_ choice: IOHost.Choice) throws {
+        host = try IOHost.make(choice)
+        poller = try Poller()
+        try host.watch(poller, tag: 0)
+    }
 
     mutating func submit(
         _ device: HostFile, _ operation: CairnCore.Operation, _ offset: Int = 0, _ length: Int = 0,
@@ -86,8 +91,7 @@ struct Bench {
         host.flushSubmissions()
         let limit = monotonicNow().count + 10_000_000_000
         while host.inFlight > 0 && monotonicNow().count < limit {
-            var waiting = host.pollDescriptors.map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
-            poll(&waiting, nfds_t(waiting.count), host.mustSubmit ? 1 : 1000)
+            poller.wait(.milliseconds(host.mustSubmit ? 1 : 1000))
             host.drain { cookie, status in
                 precondition(ended[cookie] == nil, "a cookie came back twice")
                 ended[cookie] = status

@@ -75,7 +75,7 @@ final class FileStage: Stage {
     }
 
     private func connect() throws {
-        for descriptor in io.pollDescriptors { try poller.add(descriptor, tag: 0) }
+        try io.watch(poller, tag: 0)
         engine.advance(to: now)
     }
 

@@ -9,16 +9,14 @@ their own, which goes in the end, and it stops only what it started.
 import argparse
 import json
 import os
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
-TICK = os.sysconf("SC_CLK_TCK")
-MIB = 1 << 20
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from rounds import MIB, Workplace, cpu_of, is_noisy, machine, quartiles  # noqa: E402
 
 
 class Job:
@@ -45,6 +43,7 @@ QUICK = {
     "direct": [JOBS[i].name for i in (0, 2, 3)],
     "zero": [JOBS[i].name for i in (0, 2, 3)],
     "cache": [JOBS[i].name for i in (0, 2)],
+    "threads": [JOBS[i].name for i in (0, 1, 2, 3)],
 }
 
 
@@ -54,39 +53,12 @@ class Server:
     def __init__(self, group, name, uri, process):
         self.group, self.name, self.uri, self.process = group, name, uri, process
 
-    def cpu(self):
-        """Seconds of user and system time, of all its threads."""
-        words = open("/proc/%d/stat" % self.process).read().rsplit(")", 1)[1].split()
-        return (int(words[11]) + int(words[12])) / TICK
 
-
-class Stage:
+class Stage(Workplace):
     def __init__(self, options):
+        super().__init__(options.cairn, options.dir, "cairn-peers-")
         self.options = options
-        self.directory = tempfile.mkdtemp(prefix="cairn-peers-", dir=options.dir)
         self.started, self.servers = [], []
-        self.environment = dict(os.environ, CAIRN_RUNTIME_DIR=self.path("rt"), CAIRN_STATE_DIR=self.path("st"))
-        for name in ("rt", "st"):
-            os.mkdir(self.path(name), 0o700)
-
-    def path(self, name):
-        return os.path.join(self.directory, name)
-
-    def cairn(self, *words):
-        done = subprocess.run([self.options.cairn, *words], env=self.environment, cwd=self.directory, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)
-        if done.returncode != 0:
-            raise RuntimeError("cairn %s: %s" % (" ".join(words), done.stdout))
-        return done.stdout.strip()
-
-    def file(self, name):
-        """Data in every block, and in the page cache, so that nobody reads holes."""
-        with open(self.path(name), "wb") as out:
-            for _ in range(self.options.size):
-                out.write(self.content)
-            out.flush()
-            os.fsync(out.fileno())
-        return self.path(name)
 
     def spawn(self, group, name, command, socket):
         log = open(self.path(socket + ".log"), "wb")
@@ -103,22 +75,21 @@ class Stage:
             return
         self.servers.append(Server(group, name, "nbd+unix:///?socket=" + self.path(socket), process.pid))
 
-    def volume(self, group, name, volume, table):
-        self.cairn("create", volume, "--table", table)
-        facts = self.cairn("info", "-c", "--noheadings", "-o", "uri,pid", "--separator", " ", volume).split()
+    def volume(self, group, name, volume, table, engine=(), options=()):
+        self.cairn(*engine, "create", volume, *options, "--table", table)
+        facts = self.cairn(*engine, "info", "-c", "--noheadings", "-o", "uri,pid", "--separator", " ", volume).split()
         self.servers.append(Server(group, name, facts[0], int(facts[1])))
 
     def begin(self):
-        self.content = os.urandom(MIB)
         size, sectors = self.options.size, self.options.size * 2048
         groups = self.options.groups
         if "buffered" in groups:
-            self.volume("buffered", "cairn linear", "buffered", "0 %d linear %s 0" % (sectors, self.file("cairn.img")))
-            self.spawn("buffered", "nbdkit file", ["nbdkit", "-f", "-U", "kit.sock", "file", self.file("kit.img")], "kit.sock")
+            self.volume("buffered", "cairn linear", "buffered", "0 %d linear %s 0" % (sectors, self.file("cairn.img", size)))
+            self.spawn("buffered", "nbdkit file", ["nbdkit", "-f", "-U", "kit.sock", "file", self.file("kit.img", size)], "kit.sock")
             for aio in ("threads", "io_uring"):
                 self.qemu("buffered", "qemu-nbd writeback, " + aio, "writeback", aio)
         if "direct" in groups:
-            self.volume("direct", "cairn linear", "direct", "0 %d linear %s,cache=direct 0" % (sectors, self.file("direct.img")))
+            self.volume("direct", "cairn linear", "direct", "0 %d linear %s,cache=direct 0" % (sectors, self.file("direct.img", size)))
             for aio in ("threads", "io_uring"):
                 self.qemu("direct", "qemu-nbd none, " + aio, "none", aio)
         if "zero" in groups:
@@ -128,20 +99,24 @@ class Stage:
             self.spawn("zero", "qemu-nbd null-co", ["qemu-nbd", "-k", self.path("null-co.sock"), "-t", "-e", "8", "--image-opts",
                                                     "driver=null-co,size=%d" % (size * MIB)], "null-co.sock")
         if "cache" in groups:
-            back = self.file("back.img")
-            with open(self.path("fast.img"), "wb") as fast:
-                fast.truncate((size * 5 // 4 + 64) * MIB)
-            self.cairn("format-cache", "--target", "ssdcache", "--backing", back, "--blocksize", "256", "--yes", self.path("fast.img"))
-            self.volume("cache", "cairn ssdcache hit", "cache", "0 %d ssdcache %s %s" % (sectors, back, self.path("fast.img")))
-            self.volume("cache", "cairn linear beside it", "beside", "0 %d linear %s 0" % (sectors, self.file("beside.img")))
+            back = self.file("back.img", size)
+            fast = self.sparse("fast.img", size * 5 // 4 + 64)
+            self.cairn("format-cache", "--target", "ssdcache", "--backing", back, "--blocksize", "256", "--yes", fast)
+            self.volume("cache", "cairn ssdcache hit", "cache", "0 %d ssdcache %s %s" % (sectors, back, fast))
+            self.volume("cache", "cairn linear beside it", "beside", "0 %d linear %s 0" % (sectors, self.file("beside.img", size)))
             # Everything is in the cache once it has been read; twice, for what the first reading left out.
             for _ in range(2):
                 self.run(self.servers[-2], Job("warm", rw="read", bs="1M", iodepth=4), whole=True)
 
+        if "threads" in groups:
+            self.volume("threads", "cairn linear, threads", "threads", "0 %d linear %s 0" % (sectors, self.file("threads.img", size)),
+                        engine=("--engine", "threads"), options=("--io", "threads"))
+            self.spawn("threads", "nbdkit file", ["nbdkit", "-f", "-U", "kit2.sock", "file", self.file("kit2.img", size)], "kit2.sock")
+
     def qemu(self, group, name, cache, aio):
         socket = "%s-%s.sock" % (cache, aio)
         self.spawn(group, name, ["qemu-nbd", "-k", self.path(socket), "-t", "-e", "8", "-f", "raw", "--cache=" + cache, "--aio=" + aio,
-                                 self.file(socket + ".img")], socket)
+                                 self.file(socket + ".img", self.options.size)], socket)
 
     def end(self):
         for process in self.started:
@@ -153,9 +128,9 @@ class Stage:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        subprocess.run([self.options.cairn, "engine", "stop", "--force"], env=self.environment, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        subprocess.run([self.cairn_path, "--engine", "threads", "engine", "stop", "--force"], env=self.environment,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.close()
 
     def run(self, server, job, whole=False):
         """(requests or bytes per second, microseconds of the server's CPU for each request or MiB)"""
@@ -165,9 +140,9 @@ class Stage:
                    "--output-format=json"] + ["--%s=%s" % item for item in job.fio.items()]
         if not whole:
             command += ["--time_based", "--runtime=%s" % self.options.seconds]
-        before = server.cpu()
+        before = cpu_of(server.process)
         done = subprocess.run(command, cwd=self.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        used = server.cpu() - before
+        used = cpu_of(server.process) - before
         if done.returncode != 0:
             raise RuntimeError("fio against %s, %s: %s" % (server.name, job.name, (done.stderr or done.stdout)[-300:]))
         result = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
@@ -178,20 +153,13 @@ class Stage:
     def copy(self, server, job):
         command = ["nbdcopy", "--connections=1"]
         command += [server.uri, "null:"] if job.name.endswith("from") else [self.source(), server.uri]
-        before, start = server.cpu(), time.monotonic()
+        before, start = cpu_of(server.process), time.monotonic()
         subprocess.run(command, cwd=self.directory, check=True)
-        elapsed, used = time.monotonic() - start, server.cpu() - before
+        elapsed, used = time.monotonic() - start, cpu_of(server.process) - before
         return self.options.size / elapsed, used * 1e6 / self.options.size
 
     def source(self):
-        return self.path("source.img") if os.path.exists(self.path("source.img")) else self.file("source.img")
-
-
-def quartiles(values):
-    if len(values) < 2:
-        return values[0], values[0]
-    q = statistics.quantiles(values, n=4, method="inclusive")
-    return q[0], q[2]
+        return self.path("source.img") if os.path.exists(self.path("source.img")) else self.file("source.img", self.options.size)
 
 
 def measure(stage, options):
@@ -205,7 +173,7 @@ def measure(stage, options):
             for job in jobs:
                 if options.set == "quick" and job.name not in QUICK[group]:
                     continue
-                if group in ("zero", "cache") and ("nbdcopy" in job.name or "flush" in job.name):
+                if group in ("zero", "cache", "threads") and ("nbdcopy" in job.name or "flush" in job.name):
                     continue
                 for server in servers:
                     found.setdefault((group, job.name), {}).setdefault(server.name, []).append(stage.run(server, job))
@@ -224,11 +192,9 @@ def compare(results):
 
 
 def table(found, options):
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
     version = lambda *words: subprocess.run(words, stdout=subprocess.PIPE, text=True).stdout.split("\n")[0]
     out = ["# cairn and its peers, set %s" % options.set, "",
-           "%s, %d CPUs, Linux %s; %s; %s; %s." % (cpu, os.cpu_count(), os.uname().release, version("nbdkit", "--version"),
-                                                  version("qemu-nbd", "--version"), version("fio", "--version")),
+           "%s; %s; %s; %s." % (machine(), version("nbdkit", "--version"), version("qemu-nbd", "--version"), version("fio", "--version")),
            "%d rounds, %s s for each job, %d MiB; `python3 bench/peers/peers.py --set %s`." % (
                options.rounds, options.seconds, options.size, options.set), "",
            "Rate: requests per second, of nbdcopy MiB per second; median. Ratio: cairn's rate to this one's in the same round, median and",
@@ -247,7 +213,7 @@ def table(found, options):
                 if ratios:
                     low, high = quartiles(ratios)
                     middle = statistics.median(ratios)
-                    noisy = " noisy" if (high - low) / middle >= 0.25 else ""
+                    noisy = " noisy" if is_noisy(ratios) else ""
                     line += " %.2f | %.2f-%.2f%s | %s |" % (middle, low, high, noisy, "%.2f" % (own[2] / used) if used else "")
                 else:
                     line += " | | |"
@@ -293,14 +259,13 @@ def main():
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=None)
     parser.add_argument("--size", type=int, default=256, help="MiB of each contestant's file")
-    parser.add_argument("--groups", default="buffered,direct,zero,cache")
+    parser.add_argument("--groups", default="buffered,direct,zero,cache,threads")
     parser.add_argument("--only", default="", help="only jobs whose name holds this")
     parser.add_argument("--cairn", default=os.path.join(top, ".build/release/cairn"))
     options = parser.parse_args()
     options.groups = options.groups.split(",")
     options.rounds = options.rounds or (7 if options.set == "quick" else 9)
     options.seconds = options.seconds or (1 if options.set == "quick" else 3)
-    options.cairn = os.path.abspath(options.cairn)
     os.makedirs(options.out, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     stage = Stage(options)

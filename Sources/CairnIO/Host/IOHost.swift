@@ -27,6 +27,7 @@ package final class IOHost {
     }
     private let kind: Kind
     private let pacer: Pacer
+    private var inline = InlineIO()
 
     package enum Choice: String, Sendable { case auto, ring, threads }
 
@@ -50,17 +51,21 @@ package final class IOHost {
         case .threads: "threads"
         }
     }
-    /// Readable when completions wait, or when it is time for what was held back.
-    package var pollDescriptors: [Int32] {
+    /// Tells `poller` when completions wait, or when it is time for what was held back.
+    package func watch(_ poller: Poller, tag: UInt64) throws(SystemError) {
+        try poller.add(pacer.pollDescriptor, tag: tag)
         switch kind {
-        case .ring(let h): [h.pollDescriptor, h.workers.pollDescriptor, pacer.pollDescriptor]
-        case .threads(let h): [h.pollDescriptor, pacer.pollDescriptor]
+        case .ring(let h):
+            try poller.add(h.pollDescriptor, tag: tag)
+            try poller.add(h.workers.pollDescriptor, tag: tag)
+        case .threads(let h): try poller.add(h.pollDescriptor, tag: tag)
         }
     }
     package var inFlight: Int {
-        switch kind {
-        case .ring(let h): h.inFlight + h.workers.inFlight + pacer.held
-        case .threads(let h): h.inFlight + pacer.held
+        let here = inline.ended.count + pacer.held
+        return switch kind {
+        case .ring(let h): h.inFlight + h.workers.inFlight + here
+        case .threads(let h): h.inFlight + here
         }
     }
     package func submit(_ operation: DeviceOperation, _ file: HostFile) {
@@ -68,23 +73,23 @@ package final class IOHost {
         pass(operation, file)
     }
     private func pass(_ operation: DeviceOperation, _ file: HostFile) {
+        if file.buffered && inline.carriedOut(operation, file) { return }
         switch kind {
         case .ring(let h): h.submit(operation, file)
         case .threads(let h): h.submit(operation, file)
         }
     }
     /// Operations have ended in `submit`: `drain` has something at once.
-    package var hasEnded: Bool {
-        if case .ring(let h) = kind { h.hasEnded } else { false }
-    }
+    package var hasEnded: Bool { !inline.ended.isEmpty }
     /// The reactor says: one request is all there is, so a sync that holds up its thread holds up nobody.
     package var mayWait: Bool {
-        get { if case .ring(let h) = kind { h.mayWait } else { false } }
-        set { if case .ring(let h) = kind { h.mayWait = newValue } }
+        get { inline.mayWait }
+        set { inline.mayWait = newValue }
     }
     /// It did. Asked once.
     package func takeHasWaited() -> Bool {
-        if case .ring(let h) = kind { h.takeHasWaited() } else { false }
+        defer { inline.hasWaited = false }
+        return inline.hasWaited
     }
     package func flushSubmissions() {
         if case .ring(let h) = kind { h.flushSubmissions() }
@@ -96,6 +101,10 @@ package final class IOHost {
     }
     package func drain(_ body: (UInt32, IOStatus) -> Void) {
         pacer.release(pass)
+        if !inline.ended.isEmpty {
+            for (cookie, status) in inline.ended { body(cookie, status) }
+            inline.ended.removeAll(keepingCapacity: true)
+        }
         switch kind {
         case .ring(let h):
             h.drain(body)

@@ -15,7 +15,7 @@ import Glibc
 /// A sync waits for the disk, so it goes to the ring, unless there is nobody who could be kept waiting (`mayWait`, which the reactor
 /// knows): then two changes of threads are saved.
 struct InlineIO {
-    static let longest: UInt64 = 128 << 10
+    static let longest: UInt64 = 256 << 10
     private static let patience = Nanoseconds.milliseconds(1), credit = Nanoseconds.milliseconds(50), share: UInt64 = 8
     private static let nowait: Int32 = 0x8
 

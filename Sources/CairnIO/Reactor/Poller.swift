@@ -16,6 +16,7 @@ package final class Poller {
     private var tags = [UInt64](repeating: 0, count: capacity)
     private var readiness = [Int32](repeating: 0, count: capacity)
     package private(set) var events: [Event] = []
+    private var busyWait = BusyWait()
 
     package init() throws(SystemError) { fd = try system("epoll_create1") { cairn_epoll_new() } }
     deinit { Glibc.close(fd) }
@@ -30,12 +31,20 @@ package final class Poller {
     package func remove(_ target: Int32) { _ = cairn_epoll_set(fd, 3, target, 0, 0) }
 
     /// Wait until something is ready or `timeout` has passed (nil: for ever); the result is in `events`.
-    package func wait(_ timeout: Nanoseconds?) {
-        let milliseconds: Int32 = timeout.map { Int32(clamping: ($0.count + 999_999) / 1_000_000) } ?? -1
-        var n: Int32
-        repeat {
-            n = cairn_epoll_wait(fd, &tags, &readiness, Int32(Self.capacity), milliseconds)
-        } while n < 0 && errno == EINTR  // a signal of another party must not look like a time-out
+    /// - Parameter soon: the next event will probably be there in a moment: see `BusyWait`.
+    package func wait(_ timeout: Nanoseconds?, soon: Bool = false) {
+        var n: Int32 = 0
+        if soon && busyWait.begins() {
+            let end = monotonicNow() + BusyWait.longest
+            repeat { n = cairn_epoll_wait(fd, &tags, &readiness, Int32(Self.capacity), 0) } while n <= 0 && monotonicNow() < end
+            busyWait.ended(n > 0)
+        }
+        if n <= 0 {
+            let milliseconds: Int32 = timeout.map { Int32(clamping: ($0.count + 999_999) / 1_000_000) } ?? -1
+            repeat {
+                n = cairn_epoll_wait(fd, &tags, &readiness, Int32(Self.capacity), milliseconds)
+            } while n < 0 && errno == EINTR  // a signal of another party must not look like a time-out
+        }
         events.removeAll(keepingCapacity: true)
         if n <= 0 { return }
         for i in 0..<Int(n) {
@@ -43,6 +52,28 @@ package final class Poller {
             events.append(Event(tag: tags[i], readable: r & 1 != 0, writable: r & 2 != 0, hangUp: r & 4 != 0))
         }
     }
+}
+
+/// A client with one request at a time sends the next as soon as it has its answer: to sleep and be woken takes longer than to look again
+/// and again until it is there (docs/PERFORMANCE.md). Where that was in vain it is tried more and more rarely: it costs an idle engine
+/// nothing, and one that is called every millisecond 50 us of each quarter of a second.
+struct BusyWait {
+    static let longest = Nanoseconds(50_000)
+    private static let mostSkipped = 255
+    /// A processor for the other side, or it would only be kept waiting.
+    private let mayHelp = cairn_processors() > 1
+    private var skipped = 0, toSkip = 0
+
+    mutating func begins() -> Bool {
+        if !mayHelp { return false }
+        if skipped < toSkip {
+            skipped += 1
+            return false
+        }
+        skipped = 0
+        return true
+    }
+    mutating func ended(_ success: Bool) { toSkip = success ? 0 : min(Self.mostSkipped, toSkip * 2 + 1) }
 }
 
 /// A moment to wake up at, more exact than the milliseconds of `Poller.wait`.

@@ -238,13 +238,13 @@ final class SSDCacheSlots {
 
 /// Block number → first operation of its chain. Open addressing with linear probing and backward-shift deletion; twice
 /// as large as what it may hold, so it never grows. Never iterated.
-struct SSDCacheBlockIndex: ~Copyable {
+package struct SSDCacheBlockIndex: ~Copyable {
     private let keys: UnsafeMutablePointer<UInt64>
     private let values: UnsafeMutablePointer<Int32>
     private let mask: Int
 
     /// `capacity` is a power of two.
-    init(capacity: Int) {
+    package init(capacity: Int) {
         mask = capacity * 2 - 1
         keys = .allocate(capacity: capacity * 2)
         keys.initialize(repeating: 0, count: capacity * 2)
@@ -258,7 +258,7 @@ struct SSDCacheBlockIndex: ~Copyable {
 
     private func home(_ key: UInt64) -> Int { Int(truncatingIfNeeded: (key &* 0x9E37_79B9_7F4A_7C15) >> 20) & mask }
 
-    subscript(_ block: UInt64) -> Int32 {
+    package subscript(_ block: UInt64) -> Int32 {
         get {
             var i = home(block + 1)
             while keys[i] != 0 {

@@ -175,7 +175,7 @@ extension WriteboostCache {
         back.phase = .flushing
         back.pendingFlushes = 1
         for number in 1..<backings.count {
-            guard let lower = backings[number], back.wrote[number] else { continue }
+            guard let lower = backings[number], back.wrote[number], !mutated(.retiredUnflushed) else { continue }
             back.pendingFlushes += 1
             backings[number]?.inFlight += 1
             submit(lower.device, .flush, .zero, 0, .none, Token.make(Token.backFlush, UInt64(number)), &actions)
@@ -295,7 +295,7 @@ extension WriteboostCache {
         back.ended(now)
         let backing = WriteboostIndex.backing(back.groups[number].key)
         backings[backing]?.inFlight -= 1
-        if !status.isOK {
+        if !status.isOK && !mutated(.failedWriteBackBelieved) {
             if !back.groups[number].failed { backingFailed(backing, now, &actions) }
             back.groups[number].failed = true
         } else {
@@ -364,7 +364,7 @@ extension WriteboostCache {
             need = max(need, supersededBy[geometry.slot(of: id)])
             own = max(own, lastSerial[geometry.slot(of: id)])
         }
-        if need > own && need > durableSerial {
+        if need > own && need > durableSerial && !mutated(.tailPassesSuperseded) {
             if flushLost { return batchFailed(now, &actions) }
             if suspending { return abortBack() }
             if need > wanted {
@@ -397,7 +397,7 @@ extension WriteboostCache {
         tail.sequence = record.sequence
         back.pendingTails = 1
         tally.metadataBytes += 4096
-        let sector = Sectors((WriteboostLayout.recordOffset + UInt64(1 - tailCopy) * 4096) / 512)
+        let sector = Sectors((WriteboostLayout.recordOffset + UInt64(mutated(.tailOverwritten) ? tailCopy : 1 - tailCopy) * 4096) / 512)
         submit(device, .write, sector, 8, buffer, Token.make(Token.tail, 0), &actions)
     }
 
@@ -406,6 +406,7 @@ extension WriteboostCache {
     private func writeRecord(_ actions: inout ActionList) {
         guard let buffer = metadata(4096, &actions) else { return abortBack() }
         WriteboostKernelFormat.encodeRecord(back.last, into: arena.bytes(buffer))
+        if mutated(.headersWithoutRecord) { return zeroHeaders(&actions) }
         back.headersLeft = true
         back.pendingTails = 1
         tally.metadataBytes += 4096

@@ -197,9 +197,9 @@ extension WriteboostCache {
             commitActive = true
             commitTarget = nextSerial - 1
         }
-        if commitFlushes > 0 || writtenSerial < commitTarget { return }
+        if commitFlushes > 0 || writtenSerial < commitTarget && !mutated(.commitCoversSent) { return }
         // A flush covers what was complete when it was sent.
-        commitCovers = writtenSerial
+        commitCovers = mutated(.commitCoversSent) ? commitTarget : writtenSerial
         commitStatus = .ok
         commitFlushes = 1
         closedSinceFlush = 0

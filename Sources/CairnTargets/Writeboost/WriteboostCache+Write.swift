@@ -51,7 +51,7 @@ extension WriteboostCache {
             if goesAround && !mustLog(key) {
                 tallyBlock(key, write: true, isFull: count == 8)
                 forget(key)
-            } else if isWrite || tailID < disbelieved || index.first(key) != WriteboostIndex.none {
+            } else if isWrite || tailID < disbelieved || index.first(key) != WriteboostIndex.none && !mutated(.discardLeavesLog) {
                 let data = source.map { UnsafeRawPointer($0) + Int(item.done) * 512 }
                 guard let found = put(key, offset, count, data, now, &actions) else { return false }
                 requests[item.backing][found] += 1
@@ -61,7 +61,7 @@ extension WriteboostCache {
         }
         let isBarrier = piece.flags.contains(.fua)
         if isWrite && !goesAround {
-            if isBarrier {
+            if isBarrier && !mutated(.barrierForgotten) {
                 barriers.append(Barrier(piece: piece.id, backing: item.backing))
             } else {
                 emit(.complete(piece.id, .ok), &actions)
@@ -79,7 +79,7 @@ extension WriteboostCache {
         _ key: UInt64, _ offset: Int, _ count: Int, _ source: UnsafeRawPointer?, _ now: Nanoseconds, _ actions: inout ActionList
     ) -> Int? {
         unstage(key)
-        let mask = UInt8((1 << count - 1) << offset)
+        let mask = mutated(.partialCountsWhole) ? 0xFF : UInt8((1 << count - 1) << offset)
         var found = WriteboostIndex.none, hit = false, onBuffer = false
         var at = index.first(key)
         while at != WriteboostIndex.none {
@@ -97,7 +97,7 @@ extension WriteboostCache {
         guard let base = arena.bytes(segment.buffer).baseAddress else { return nil }
         let data = base + place * 4096
         if index.keys[Int(found)] == 0 {
-            if mask != 0xFF { data.initializeMemory(as: UInt8.self, repeating: 0, count: 4096) }
+            if count != 8 { data.initializeMemory(as: UInt8.self, repeating: 0, count: 4096) }
             index.link(found, key, live: mask, dirty: true)
             segment.valid[place] = 0
             segment.hasChanges = true
@@ -156,13 +156,14 @@ extension WriteboostCache {
 
     private func openSegment(_ actions: inout ActionList) -> Bool {
         let id = currentID + 1, slot = geometry.slot(of: id)
+        let tailID = mutated(.slotReusedUnretired) && back.phase == .flushing ? back.last : tailID
         if id - tailID + (back.takesReserve ? 0 : reserve) > UInt64(geometry.slots) { return false }
         // What stood here is on its backing; nobody may begin to read it any more, and who reads it now must end first.
         if ids[slot] != 0 {
             for place in 0..<geometry.slotBlocks { index.unlink(geometry.entry(slot, place)) }
             ids[slot] = 0
         }
-        if readers[slot] > 0 { return false }
+        if readers[slot] > 0 && !mutated(.slotReusedUnderReader) { return false }
         guard let free = ram.firstIndex(where: { $0.isFree }), let buffer = arena.allocate(geometry.slotBlocks * 4096, for: .metadata)
         else {
             // Somebody gives memory back without our hearing of it.

@@ -46,6 +46,7 @@ extension WriteboostShared {
         }
         // A batch that was given up may have written to the backing: what is summed up now must still be there after a crash.
         closing?.step = .backing
+        if mutated(.factsUnflushed) { return readFacts(member, &actions) }
         flush(member.backing.id, &actions)
     }
 

@@ -6,7 +6,7 @@ import CairnFormats
 /// A block of a backing may have several copies, each with the sectors for which it is the newest (`live`). These sets never
 /// overlap, so a reader takes from each copy what is its own, the rest from the backing, and no order is needed.
 // Storage is allocated once and freed in deinit; indices are checked against `count` by `precondition` where they come from outside.
-final class WriteboostIndex {
+package final class WriteboostIndex {
     static let none = UInt32.max
     /// May differ from the backing.
     static let dirty: UInt8 = 1
@@ -26,7 +26,7 @@ final class WriteboostIndex {
     /// By number of the backing.
     let dirtyOf: UnsafeMutablePointer<Int>
 
-    init(count: Int) {
+    package init(count: Int) {
         self.count = count
         let bits = max(4, Int.bitWidth - (count - 1).leadingZeroBitCount)
         shift = UInt64(64 - bits)
@@ -55,14 +55,14 @@ final class WriteboostIndex {
         dirtyOf.deallocate()
     }
 
-    static func key(_ backing: Int, _ block: UInt64) -> UInt64 { UInt64(backing) << 56 | block }
+    package static func key(_ backing: Int, _ block: UInt64) -> UInt64 { UInt64(backing) << 56 | block }
     static func block(_ key: UInt64) -> UInt64 { key & (1 << 56 - 1) }
     static func backing(_ key: UInt64) -> Int { Int(key >> 56) }
 
     private func bucket(_ key: UInt64) -> Int { Int((key &* 0x9E37_79B9_7F4A_7C15) >> shift) }
 
     /// The first copy of a block, then the others by `following`.
-    func first(_ key: UInt64) -> UInt32 { skip(heads[bucket(key)], key) }
+    package func first(_ key: UInt64) -> UInt32 { skip(heads[bucket(key)], key) }
     func following(_ entry: UInt32) -> UInt32 { skip(next[Int(entry)], keys[Int(entry)]) }
     private func skip(_ from: UInt32, _ key: UInt64) -> UInt32 {
         var at = from
@@ -70,7 +70,7 @@ final class WriteboostIndex {
         return at
     }
 
-    func link(_ entry: UInt32, _ key: UInt64, live mask: UInt8, dirty isDirty: Bool) {
+    package func link(_ entry: UInt32, _ key: UInt64, live mask: UInt8, dirty isDirty: Bool) {
         let i = Int(entry), b = bucket(key)
         precondition(i < count && keys[i] == 0, "an entry that is in use was linked")
         keys[i] = key

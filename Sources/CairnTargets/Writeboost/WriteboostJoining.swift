@@ -179,7 +179,7 @@ extension WriteboostShared {
         case .summary:
             superblockIsClean = false
             cache.superblock?.sequence += 1
-            if let found = j.found {
+            if let found = j.found, !mutated(.abandonedReadable) {
                 cache.superblock?.generation += 1
                 cache.superblock?.firstSerial = found.lastSerial + 1
             }
@@ -231,7 +231,7 @@ extension WriteboostShared {
     // MARK: The kernel's format: headers of what was abandoned
 
     private func zeroAbandoned(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let zero = joining?.found?.zero, !zero.isEmpty else { return makeRecord(now, &actions) }
+        guard let zero = joining?.found?.zero, !zero.isEmpty, !mutated(.abandonedHeadersStay) else { return makeRecord(now, &actions) }
         joining?.step = .zero
         zeroNext(zero, &actions)
     }

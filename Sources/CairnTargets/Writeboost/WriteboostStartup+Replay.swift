@@ -63,7 +63,7 @@ extension WriteboostShared {
                 continue
             }
             var older = index.first(key)
-            while older != WriteboostIndex.none {
+            while older != WriteboostIndex.none && !mutated(.olderCopyStays) {
                 let following = index.following(older)
                 index.live[Int(older)] &= ~mask
                 if index.live[Int(older)] == 0 { index.unlink(older) }

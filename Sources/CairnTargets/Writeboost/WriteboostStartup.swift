@@ -241,7 +241,7 @@ extension WriteboostShared {
             if serial <= chain.durable { continue }
             cache.tally.verified += 1
             let data = UnsafeRawBufferPointer(rebasing: bytes[place * 4096..<(place + 1) * 4096])
-            if crc32c(data) != cache.index.crc[at] {
+            if crc32c(data) != cache.index.crc[at] && !mutated(.dataNotVerified) {
                 cut(at: serial)
                 return verified(now, &actions)
             }
