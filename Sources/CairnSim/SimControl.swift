@@ -7,6 +7,7 @@ extension SimHost {
     package func wait(_ ticket: UInt64, limit: Nanoseconds = .seconds(60)) throws(TargetError) {
         var result: ControlResult?
         run(limit: limit) {
+            watcher?()
             if result == nil { result = takeResult(ticket) }
             return result != nil
         }

@@ -37,6 +37,9 @@ package final class SimHost {
     /// The answer to whoever wants something remembered.
     package var recordStatus = IOStatus.ok
 
+    /// Called after each step of a control operation that is waited for.
+    package var watcher: (() -> Void)?
+
     private let types: [TargetType]
     private let arenaBytes: Int
     private var random: SimRandom

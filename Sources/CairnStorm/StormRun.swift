@@ -57,6 +57,8 @@ final class StormRun {
         outcome.seed = seed
         host = SimHost(types: allTargets, seed: seed, arenaBytes: 4 << 20)
         target.makeDisks(host, atomic: atomic)
+        // What passes by inside a control operation is looked at in some storms only: states are words, and they cost time.
+        if seed % 4 == 0 { host.watcher = { [unowned self] in observe() } }
     }
 
     /// The plan and, while it has had too few requests or crashes, more of its kind.
@@ -435,13 +437,15 @@ final class StormRun {
 
     /// Which states the targets are in, and which followed which.
     private func observe() {
-        for target in volume?.live?.targets ?? [] {
-            for (i, machine) in target.machines().enumerated() {
-                if i == states.count { states.append("") }
-                let before = states[i], now = machine.state
+        var at = 0
+        for target in (volume ?? host.engine.volumes.first)?.working ?? [] {
+            for machine in target.machines() {
+                if at == states.count { states.append("") }
+                defer { at += 1 }
+                let before = states[at], now = machine.state
                 if before == now { continue }
                 if !before.isEmpty { outcome.transitions.insert("\(machine.machine) \(before) → \(now)") }
-                states[i] = now
+                states[at] = now
                 outcome.states.insert("\(machine.machine) \(now)")
             }
         }

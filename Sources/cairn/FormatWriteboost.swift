@@ -73,8 +73,8 @@ extension FormatCacheVerb {
 
     private static func names(_ backings: [Backing]) -> String { backings.map(\.name).joined(separator: ", ") }
 
-    /// The superblock that counts.
-    private static func superblock(_ fd: Int32) throws(DecodeError) -> WriteboostSuperblock {
+    /// The superblock that counts, and where the other copy is.
+    private static func superblock(_ fd: Int32) throws(DecodeError) -> (WriteboostSuperblock, lesser: UInt64) {
         let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: WriteboostSuperblock.size, alignment: 4096)
         defer { memory.deallocate() }
         func look(_ offset: UInt64) -> Result<WriteboostSuperblock, DecodeError> {
@@ -83,14 +83,17 @@ extension FormatCacheVerb {
                 return .failure(error)
             }
         }
-        return try WriteboostSuperblock.choose(look(WriteboostLayout.superblockA), look(WriteboostLayout.superblockB))
+        let a = look(WriteboostLayout.superblockA), b = look(WriteboostLayout.superblockB)
+        let found = try WriteboostSuperblock.choose(a, b)
+        return (found, (try? a.get()) == found ? WriteboostLayout.superblockB : WriteboostLayout.superblockA)
     }
 
     private static func add(_ cache: borrowing OpenedDevice, _ backings: [Backing], _ arguments: Arguments) throws(TargetError) {
         let name = cache.facts.kernelName
         for backing in backings { try check(cache, backing, arguments) }
         var superblock: WriteboostSuperblock
-        do throws(DecodeError) { superblock = try Self.superblock(cache.fd.raw) } catch {
+        let lesser: UInt64
+        do throws(DecodeError) { (superblock, lesser) = try Self.superblock(cache.fd.raw) } catch {
             throw TargetError(
                 "\(name) is no writeboost cache of our format, or its superblock cannot be read (\(error))",
                 hint: "without --add a device is made one")
@@ -108,7 +111,9 @@ extension FormatCacheVerb {
             return Output.out("\(name): \(Self.names(backings)) would be added to writeboost \(superblock.uuidText).")
         }
         superblock.sequence += 1
-        do throws(SystemError) { try write(superblock, Zeroes(cache.fd.raw), cache.fd.raw) } catch { throw error.asTargetError }
+        do throws(SystemError) { try write(superblock, Zeroes(cache.fd.raw), cache.fd.raw, first: lesser) } catch {
+            throw error.asTargetError
+        }
         for backing in backings { remember(backing, cache: superblock.uuidText, try? StateDirectory()) }
         if arguments.has("quiet") { return }
         for backing in backings {
@@ -117,9 +122,12 @@ extension FormatCacheVerb {
         }
     }
 
-    private static func write(_ superblock: WriteboostSuperblock, _ device: Zeroes, _ fd: Int32) throws(SystemError) {
+    /// - Parameter first: not the only copy that counts.
+    private static func write(
+        _ superblock: WriteboostSuperblock, _ device: Zeroes, _ fd: Int32, first: UInt64 = WriteboostLayout.superblockB
+    ) throws(SystemError) {
         superblock.encode(into: device.bytes(WriteboostSuperblock.size))
-        for offset in [WriteboostLayout.superblockB, WriteboostLayout.superblockA] {
+        for offset in [first, WriteboostLayout.superblockA + WriteboostLayout.superblockB - first] {
             try device.write(offset, WriteboostSuperblock.size)
             try syncData(fd)
         }
@@ -133,7 +141,7 @@ extension FormatCacheVerb {
             return "in the kernel's format, which may hold data"
         }
         do throws(DecodeError) {
-            let found = try superblock(fd)
+            let found = try superblock(fd).0
             if found.generation == 0 || found.state == .clean && !found.mayBeDirty { return nil }
             return found.state == .clean ? "that holds data which was never written back (\(found.uuidText))" : "in use (\(found.uuidText))"
         } catch {

@@ -20,6 +20,34 @@ struct StormTests {
         #expect(Storm.run(target, seed: 1).hash != Storm.run(target, seed: 2).hash)
     }
 
+    /// Some states that every fixed set of storms comes to.
+    static let machines: [(target: String, states: [String], transition: String)] = [
+        ("ssdcache-writeback", ["life writeback", "commit none"], "commit none → "),
+        (
+            "writeboost",
+            [
+                "life open", "life opening: summaries", "life joining: second", "life closing: facts", "write-back copying",
+                "write-back tailFlush", "commit barriers: flushing", "commit close: waiting for parts", "segment sealed in parts",
+                "ring urgent",
+            ], "write-back tailFlush → idle"
+        ),
+        ("writeboost-kernel", ["life opening: kernelSlots", "life closing: record", "write-back tail"], "life joining: record → open"),
+        ("writeboost-shared", ["life leaving: facts", "ring reserve"], "life opening: superblocks → "),
+        ("writeboost-read", ["read cache filled"], "read cache none → reading"),
+    ]
+    @Test("the states of the targets are counted", arguments: machines.indices)
+    func machines(index: Int) throws {
+        let entry = Self.machines[index], target = try #require(StormTarget.named(entry.target).first)
+        var states: Set<String> = [], transitions: Set<String> = []
+        for seed in UInt64(1)...8 {
+            let outcome = Storm.run(target, seed: seed)
+            states.formUnion(outcome.states)
+            transitions.formUnion(outcome.transitions)
+        }
+        for state in entry.states { #expect(states.contains(state), "\(entry.target) was never in the state \(state)") }
+        #expect(transitions.contains { $0.hasPrefix(entry.transition) }, "\(entry.target) never made \(entry.transition)")
+    }
+
     /// What storms have found, each with the seed that found it.
     static let found: [(what: String, target: String, seed: UInt64)] = [
         ("a write whose mark failed after the cache had been given up was never answered", "ssdcache-writethrough", 1),

@@ -39,6 +39,8 @@ public final class Volume {
         self.minor = minor
     }
 
+    /// The targets that are at work: of the table that is being opened or activated, else of the live one.
+    package var working: [Target] { (transition?.table ?? live)?.targets ?? [] }
     public var size: Sectors { live?.size ?? .zero }
     public var limits: QueueLimits { live?.limits ?? QueueLimits() }
     public var readOnly: Bool { live?.readOnly ?? false }

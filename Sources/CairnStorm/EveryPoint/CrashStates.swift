@@ -30,6 +30,7 @@ struct CrashStates {
     }
 
     func forEach(_ body: (CrashState, () -> [String]) -> Void) {
+        let tears = tears
         for mask in masks {
             body(state(mask, nil)) { words(mask, nil) }
             for tear in tears where mask >> UInt64(tear.write) & 1 == 0 { body(state(mask, tear)) { words(mask, tear) } }
@@ -63,22 +64,25 @@ struct CrashStates {
                 }
                 for part in Self.parts(units.count) {
                     var arrives = [Bool](repeating: false, count: write.contents.count)
-                    for (i, range) in units.enumerated() where part >> UInt64(i) & 1 == 1 { for s in range { arrives[s] = true } }
+                    for (i, range) in units.enumerated() where part[i] { for s in range { arrives[s] = true } }
                     tears.append(Tear(write: last, arrives: arrives))
                 }
-                if unit == 1, let first = units.first, host.disks[disk].checked.contains(write.sector) {
-                    tears.append(Tear(write: last, arrives: write.contents.indices.map { first.contains($0) }, isNonsense: true))
+                if unit > 1 || !host.disks[disk].checked.contains(write.sector) { continue }
+                // A header may stand in front of its data or behind it.
+                for sector in Set([units.first, write.contents.count > 8 ? units.last : nil].compactMap { $0?.lowerBound }).sorted() {
+                    tears.append(Tear(write: last, arrives: write.contents.indices.map { $0 == sector }, isNonsense: true))
                 }
             }
         }
         return tears
     }
-    /// All proper parts of up to three units; of more the beginnings and the ends.
-    private static func parts(_ count: Int) -> [UInt64] {
+    /// All proper parts of up to three units; of more the beginnings and the ends, of a long write those that are cut in its first or
+    /// last eight units.
+    private static func parts(_ count: Int) -> [[Bool]] {
         if count < 2 { return [] }
-        let all: UInt64 = (1 << UInt64(count)) - 1
-        if count <= 3 { return Array(1..<all) }
-        return (1..<UInt64(count)).flatMap { [(1 << $0) - 1, all ^ ((1 << $0) - 1)] }
+        if count <= 3 { return (1..<(1 << count) - 1).map { part in (0..<count).map { part >> $0 & 1 == 1 } } }
+        let cuts = (1..<count).filter { count <= 16 || $0 <= 8 || $0 >= count - 8 }
+        return cuts.flatMap { cut in [(0..<count).map { $0 < cut }, (0..<count).map { $0 >= cut }] }
     }
 
     private func state(_ mask: UInt64, _ tear: Tear?) -> CrashState {

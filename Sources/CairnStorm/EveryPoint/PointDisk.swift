@@ -31,14 +31,29 @@ struct PointDisk {
     let facts: HostDevice
     /// Here a target has checksums: a sector that is being written in a power loss may also become unreadable nonsense.
     let checked: Range<UInt64>
+    /// Are there sectors outside of the stretches? They hold zeroes and are never written.
+    let isBlankElsewhere: Bool
 
-    init(_ name: String, index: Int, size: UInt64, stretches ranges: [Range<UInt64>], checked: Range<UInt64> = 0..<0) {
-        self.checked = checked
+    /// What a target says of a disk: with what the disk is formatted, by sector.
+    struct Plan: Sendable {
+        let name: String
+        let size: UInt64
+        /// In ascending order.
+        let stretches: [Range<UInt64>]
+        var checked: Range<UInt64> = 0..<0
+        var isBlankElsewhere = false
+        var formatted: [(sector: UInt64, bytes: [UInt8])] = []
+    }
+
+    init(_ plan: Plan, index: Int) {
+        checked = plan.checked
+        isBlankElsewhere = plan.isBlankElsewhere
+        let name = plan.name, size = plan.size
         self.name = name
         self.index = index
         self.size = size
         var base = 0
-        stretches = ranges.map { range in
+        stretches = plan.stretches.map { range in
             defer { base += range.count }
             return Stretch(sectors: range, base: base)
         }
@@ -65,11 +80,26 @@ struct PointDisk {
         }
         preconditionFailure("\(name): sector \(sector) is not part of the geometry")
     }
-    func sector(at place: Int) -> UInt64 {
-        for stretch in stretches where place < stretch.base + stretch.sectors.count {
-            return stretch.sectors.lowerBound + UInt64(place - stretch.base)
+    /// What a read finds now.
+    func read(_ sector: UInt64, _ count: UInt64, _ pool: SectorPool, into memory: UnsafeMutableRawPointer) {
+        var at = sector
+        let end = sector + count
+        while at < end {
+            let stretch = stretches.first { $0.sectors.upperBound > at }
+            let upTo: UInt64
+            if let stretch, stretch.sectors.contains(at) {
+                upTo = min(end, stretch.sectors.upperBound)
+                let from = stretch.base + Int(at - stretch.sectors.lowerBound)
+                for i in 0..<Int(upTo - at) {
+                    (memory + (Int(at - sector) + i) * 512).copyMemory(from: pool.bytes(current[from + i]), byteCount: 512)
+                }
+            } else {
+                precondition(isBlankElsewhere, "\(name): sector \(at) is not part of the geometry")
+                upTo = min(end, stretch?.sectors.lowerBound ?? end)
+                (memory + Int(at - sector) * 512).initializeMemory(as: UInt8.self, repeating: 0, count: Int(upTo - at) * 512)
+            }
+            at = upTo
         }
-        return 0
     }
 
     mutating func begin(_ contents: [Int32]) {

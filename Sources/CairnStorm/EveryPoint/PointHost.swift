@@ -25,7 +25,7 @@ final class PointHost {
         /// How many writes had ended when it was sent.
         let covered: UInt64
     }
-    private static let arenaBytes = 1 << 19
+    private let arenaBytes: Int
 
     let pool: SectorPool
     /// Content that nobody wrote.
@@ -52,14 +52,15 @@ final class PointHost {
     /// What happened, in words, when somebody asked for it.
     var log: [String]?
 
-    init(_ pool: SectorPool, _ disks: [PointDisk], omissions: [PointOmission] = []) {
+    init(_ pool: SectorPool, _ target: PointTarget, omissions: [PointOmission] = []) {
         self.pool = pool
-        self.disks = disks
+        disks = target.makeDisks()
+        arenaBytes = target.arenaBytes
         nonsense = [UInt8](repeating: 0xA5, count: 512).withUnsafeBytes { raw in raw.baseAddress.map { pool.number($0) } ?? 0 }
         self.omissions = omissions
         records = Array(repeating: nil, count: disks.count)
-        memory = .allocate(byteCount: Self.arenaBytes, alignment: 4096)
-        arena = BufferArena(bytes: Self.arenaBytes, memory: memory)
+        memory = .allocate(byteCount: arenaBytes, alignment: 4096)
+        arena = BufferArena(bytes: arenaBytes, memory: memory)
         engine = Engine(types: [], arena: arena, seed: 1, requests: 1)
     }
     deinit {
@@ -80,7 +81,7 @@ final class PointHost {
         results.removeAll(keepingCapacity: true)
         next = 1
         now = .seconds(1)
-        arena = BufferArena(bytes: Self.arenaBytes, memory: memory)
+        arena = BufferArena(bytes: arenaBytes, memory: memory)
         engine = Engine(types: allTargets, arena: arena, seed: 1, maximumVolumes: 1, requests: 32)
         engine.advance(to: now)
     }
@@ -165,9 +166,7 @@ final class PointHost {
 
     private func read(_ operation: DeviceOperation) {
         guard let memory = operation.memory else { return }
-        let count = operation.length.sectors.count, disk = Int(operation.host)
-        let at = disks[disk].place(operation.offset.sectors.count, count)
-        for i in 0..<Int(count) { (memory + i * 512).copyMemory(from: pool.bytes(disks[disk].current[at + i]), byteCount: 512) }
+        disks[Int(operation.host)].read(operation.offset.sectors.count, operation.length.sectors.count, pool, into: memory)
     }
 
     private func note(_ operation: DeviceOperation) {

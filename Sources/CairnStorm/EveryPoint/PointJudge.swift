@@ -73,7 +73,8 @@ struct PointJudge {
         case nil: "garbage"
         case 0: "zeroes"
         case PointTarget.initial: "the initial content"
-        case PointTarget.outdated: "what the backing had before the workload"
+        case PointTarget.outdated: "what was outdated before the workload"
+        case PointTarget.later: "what was written after the recovery"
         case .some(let v): "what operation \(v - 1) wrote"
         }
     }

@@ -34,8 +34,8 @@ final class PointLane {
         self.image = image
         self.seen = seen
         self.omissions = omissions
-        runner = PointHost(pool, target.makeDisks(), omissions: omissions)
-        recoverer = PointHost(pool, target.makeDisks(), omissions: omissions)
+        runner = PointHost(pool, target, omissions: omissions)
+        recoverer = PointHost(pool, target, omissions: omissions)
         judge = PointJudge(sectors: target.sectors, content: PointTarget.initial)
         useImage()
     }
@@ -51,8 +51,8 @@ final class PointLane {
     private func renewPool() {
         if pool.count < Self.poolLimit { return }
         pool = SectorPool()
-        runner = PointHost(pool, target.makeDisks(), omissions: omissions)
-        recoverer = PointHost(pool, target.makeDisks(), omissions: omissions)
+        runner = PointHost(pool, target, omissions: omissions)
+        recoverer = PointHost(pool, target, omissions: omissions)
         useImage()
     }
 
@@ -120,6 +120,7 @@ final class PointLane {
         if let text { violate(text) }
     }
 
+    /// The first of the words of an `alternate` is in force.
     private var isToggled = false
 
     private func perform(_ operation: PointOperation, version: UInt32) throws(TargetError) {
@@ -141,13 +142,12 @@ final class PointLane {
             try runner.suspend(noflush: noflush)
             if !noflush { judge.flushed() }
             try runner.resume()
-        case .mode:
+        case .alternate(let words, let back):
             runner.quiesce()
-            let toWriteBack = target.table.hasSuffix("writeback") == isToggled
-            try runner.message(["mode", toWriteBack ? "writeback" : "writethrough"])
+            try runner.message(isToggled ? back : words)
             isToggled.toggle()
             runner.quiesce()
-        case .clean: try runner.message(["flush"])
+        case .message(let words): try runner.message(words)
         case .reopen:
             try runner.close()
             judge.flushed()
@@ -257,6 +257,7 @@ final class PointLane {
         if let second = recover(safe, number, inner: nil), second != first {
             return violate("the second recovery shows something else than the first", state: number)
         }
+        if let range = target.afterwards, violation == nil { writeAfterwards(range, first, safe, number) }
         for inner in again where violation == nil {
             if let wanted, let only = wanted.inner {
                 if only != inner.number { continue }
@@ -266,6 +267,21 @@ final class PointLane {
             summary.recoveries += 1
             recoverer.begin(inner.state.disks, inner.state.records)
             _ = recover(safe, number, inner: inner.number)
+        }
+    }
+
+    /// A write with FUA, and another power loss: that write must be there, and nothing that the recovery gave up.
+    private func writeAfterwards(_ range: Range<UInt64>, _ first: [UInt8], _ safe: [UInt32], _ number: Int) {
+        let bytes = StormContent.bytes(range.lowerBound, UInt64(range.count), PointTarget.later)
+        let status = recoverer.request(.write, range.lowerBound, UInt64(range.count), data: bytes, fua: true)
+        if status?.isOK != true { return violate("a write after the recovery failed", state: number) }
+        recoverer.begin(recoverer.disks.map(\.durable), recoverer.records)
+        summary.recoveries += 1
+        var allowed = safe, expected = first
+        for s in range { allowed[Int(s)] = 1 << PointTarget.later }
+        expected.replaceSubrange(Int(range.lowerBound) * 512..<Int(range.upperBound) * 512, with: bytes)
+        if let third = recover(allowed, number, inner: nil), third != expected {
+            violate("after a write and another power loss a recovery shows something else than the first", state: number)
         }
     }
 

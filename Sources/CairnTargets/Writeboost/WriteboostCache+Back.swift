@@ -6,7 +6,7 @@ import CairnFormats
 /// block can never overtake each other. The order of writes that retires their slots stands in docs/formats/writeboost.md (5). Blocks
 /// whose backing cannot be written: `+Forward`.
 struct WriteboostBack {
-    enum Phase { case idle, copying, flushing, ensuring, tail, tailFlush }
+    enum Phase: String { case idle, copying, flushing, ensuring, tail, tailFlush }
     struct Group {
         var buffer = Buffer.none
         var key: UInt64 = 0

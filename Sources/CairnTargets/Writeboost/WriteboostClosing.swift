@@ -5,7 +5,7 @@ import CairnFormats
 /// A volume leaves: everything that was answered is durable, nothing of ours is under way to its backing, and the superblock remembers
 /// what the backing looked like. With the last one the superblock says clean (order: `WriteboostShared`).
 struct WriteboostClosing {
-    enum Step { case draining, backing, facts, identity, flush, second, record }
+    enum Step: String { case draining, backing, facts, identity, flush, second, record }
     /// Nobody else has anything in the cache.
     let isLast: Bool
     var step = Step.draining
@@ -75,11 +75,13 @@ extension WriteboostShared {
         case .flush:
             closing?.step = .second
             closing?.at = 0
-            writeSuperblock(WriteboostLayout.superblockA, &actions)
+            superblockFlushed()
+            writeSuperblock(&actions)
         case .second where c.at == 0:
             closing?.at = 1
             flush(device, &actions)
         case .second:
+            superblockFlushed()
             guard let member else { break }
             closing?.step = .record
             record(member.backing.id, dirty: cache.index.dirtyOf[member.number] > 0, &actions)
@@ -114,7 +116,7 @@ extension WriteboostShared {
         }
         closing?.step = .flush
         closing?.at = 0
-        writeSuperblock(WriteboostLayout.superblockB, &actions)
+        writeSuperblock(&actions)
     }
 
     func endClosing(_ error: TargetError?, _ actions: inout ActionList) {

@@ -7,7 +7,7 @@ import CairnFormats
 /// Order: whatever calls the device a cache is erased → flush → tail records and block 0 of every slot are zeroed → flush → superblock B →
 /// flush → superblock A → flush. A cache that may hold what its backings do not is refused, and so is one in the kernel's format.
 struct WriteboostFormatting {
-    enum Step { case look, erase, zero, superblockB, superblockA }
+    enum Step: String { case look, erase, zero, superblockB, superblockA }
     var superblock: WriteboostSuperblock
     var step = Step.look
     var pending = 0

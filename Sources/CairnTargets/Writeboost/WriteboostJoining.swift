@@ -5,7 +5,7 @@ import CairnFormats
 /// A volume joins an open cache: is it the backing that the cache knows, and did anybody change it meanwhile? Then the first writes
 /// (order: `WriteboostShared`).
 struct WriteboostJoining {
-    enum Step { case identity, facts, summary, flush, second, third, record, zero, zeroFlush }
+    enum Step: String { case identity, facts, summary, flush, second, third, record, zero, zeroFlush }
     var step = Step.identity
     /// The cache was opened for this volume just now: what the recovery found.
     let found: WriteboostStartup?
@@ -192,18 +192,21 @@ extension WriteboostShared {
             flush(device, &actions)
         case .flush where j.at == 0:
             joining?.at = 1
-            writeSuperblock(WriteboostLayout.superblockB, &actions)
+            writeSuperblock(&actions)
         case .flush:
             joining?.step = .second
             joining?.at = 0
             flush(device, &actions)
         case .second where j.at == 0:
             joining?.at = 1
-            writeSuperblock(WriteboostLayout.superblockA, &actions)
+            superblockFlushed()
+            writeSuperblock(&actions)
         case .second:
             joining?.step = .third
             flush(device, &actions)
-        default: makeRecord(now, &actions)
+        default:
+            if j.step == .third { superblockFlushed() }
+            makeRecord(now, &actions)
         }
     }
     private func enter(_ member: WriteboostTarget, _ cache: WriteboostCache) {

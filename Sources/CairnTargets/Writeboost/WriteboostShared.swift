@@ -51,6 +51,8 @@ package final class WriteboostShared: Resource {
     var underWay = 0
     /// The superblock on disk may say clean: it must say otherwise before the next write.
     var superblockIsClean = false
+    /// The copy that is written next, never the only one that counts.
+    var lesserSuperblock = WriteboostLayout.superblockB
 
     private var borrowed: BorrowedBuffers
     var summing: [(token: UInt64, buffer: Buffer)] = []
@@ -173,12 +175,17 @@ package final class WriteboostShared: Resource {
         guard let buffer = borrow(length) else { return finish(Self.noMemory("read the cache's metadata"), &actions) }
         send(device, .read, offset, buffer, length, tag, &actions)
     }
-    func writeSuperblock(_ offset: UInt64, _ actions: inout ActionList) {
+    /// Twice for an update: what was written first counts from its flush on.
+    func writeSuperblock(_ actions: inout ActionList) {
         guard let superblock = cache?.superblock, let buffer = borrow(WriteboostSuperblock.size) else {
             return finish(Self.noMemory("write the cache's superblock"), &actions)
         }
         superblock.encode(into: arena.bytes(buffer))
-        send(device, .write, offset, buffer, WriteboostSuperblock.size, 0, &actions)
+        send(device, .write, lesserSuperblock, buffer, WriteboostSuperblock.size, 0, &actions)
+    }
+    /// The copy just written is durable.
+    func superblockFlushed() {
+        lesserSuperblock = WriteboostLayout.superblockA + WriteboostLayout.superblockB - lesserSuperblock
     }
     func identify(_ device: DeviceID, _ actions: inout ActionList) {
         underWay += 1

@@ -6,7 +6,7 @@ import CairnFormats
 /// changed it, and ends with the volume's joining (`WriteboostJoining`), which makes the first writes. The kernel's format:
 /// `WriteboostStartup+Kernel`.
 struct WriteboostStartup {
-    enum Step {
+    enum Step: String {
         case superblocks, tails, summaries, openSlot, verify, replay, kernelRecord, kernelSlots
     }
     /// What a look at a slot found. Its entries stand in the index, unlinked.
@@ -86,6 +86,9 @@ extension WriteboostShared {
         do throws(DecodeError) { superblock = try WriteboostSuperblock.choose(s.a, s.b) } catch {
             return finish(TargetError(Self.sentence(error), hint: Self.hint(error)), &actions)
         }
+        // The other one is written first: a crash in the midst of that leaves this one.
+        let isFirst = (try? s.a.get()) == superblock
+        lesserSuperblock = isFirst ? WriteboostLayout.superblockB : WriteboostLayout.superblockA
         if let error = order.member.flatMap({ mismatch(superblock, $0) }) ?? tooSmall(superblock) { return finish(error, &actions) }
         if order.kind == .open { return finish(nil, &actions) }
         settings = WriteboostSettings()

@@ -149,6 +149,7 @@ package final class WriteboostTarget: Target {
         try answer(words, now, &actions)
     }
     package override func counters() -> [(name: String, value: UInt64)] { allCounters() }
+    package override func machines() -> [(machine: StaticString, state: String)] { machineStates }
 }
 
 /// A volume of the first version without a cache: everything goes to the backing.

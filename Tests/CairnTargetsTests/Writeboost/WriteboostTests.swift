@@ -117,6 +117,30 @@ struct WriteboostTests {
         #expect(stage.host.read(volume, 0, 8) == LogStage.block(0))
     }
 
+    /// The kernel's format, killed with a full segment in the device's cache only, which supersedes a block of a durable one; then a
+    /// power loss at any moment of the write-back that goes by segments. The durable copy was forgotten with the record.
+    @Test func whatAKilledEngineWroteIsFlushedBeforeItCounts() throws {
+        let words = "4 writeback_threshold 0 nr_max_batched_writeback 1"
+        for steps in 0..<24 {
+            for seed in UInt64(1)...4 {
+                let stage = try LogStage(kernel: true)
+                var volume = try stage.open(words)
+                #expect(stage.host.write(volume, 0, LogStage.block(1)).isOK && stage.host.write(volume, 80, LogStage.block(7)).isOK)
+                #expect(stage.host.flush(volume).isOK)
+                for i in UInt64(0)..<128 { #expect(stage.host.write(volume, i * 8, LogStage.block(2)).isOK) }
+                stage.host.kill()
+                volume = try stage.open(words)
+                #expect(stage.counter(volume, "blocks_replayed") == 129)
+                try stage.host.message(volume, "drop_caches")
+                for _ in 0..<steps { _ = stage.host.step(notAfter: stage.host.now + .seconds(1)) }
+                stage.host.crash(seed: seed)
+                volume = try stage.open(words)
+                let found = stage.host.read(volume, 0, 8)?.first
+                #expect(found == 1 || found == 2, "after \(steps) steps, seed \(seed)")
+            }
+        }
+    }
+
     // MARK: Refusals; nothing is written
 
     static func refusal(_ stage: LogStage, _ words: String = "") -> String? {
