@@ -21,7 +21,7 @@ struct StormTests {
     }
 
     /// Some states that every fixed set of storms comes to.
-    static let machines: [(target: String, states: [String], transition: String)] = [
+    static let someStates: [(target: String, states: [String], transition: String)] = [
         ("ssdcache-writeback", ["life writeback", "commit none"], "commit none → "),
         (
             "writeboost",
@@ -31,13 +31,13 @@ struct StormTests {
                 "ring urgent",
             ], "write-back tailFlush → idle"
         ),
-        ("writeboost-kernel", ["life opening: kernelSlots", "life closing: record", "write-back tail"], "life joining: record → open"),
+        ("writeboost-kernel", ["life opening: kernelSlots", "life closing: record", "write-back tail"], "life joining: zeroFlush → open"),
         ("writeboost-shared", ["life leaving: facts", "ring reserve"], "life opening: superblocks → "),
         ("writeboost-read", ["read cache filled"], "read cache none → reading"),
     ]
-    @Test("the states of the targets are counted", arguments: machines.indices)
+    @Test("the states of the targets are counted", arguments: someStates.indices)
     func machines(index: Int) throws {
-        let entry = Self.machines[index], target = try #require(StormTarget.named(entry.target).first)
+        let entry = Self.someStates[index], target = try #require(StormTarget.named(entry.target).first)
         var states: Set<String> = [], transitions: Set<String> = []
         for seed in UInt64(1)...8 {
             let outcome = Storm.run(target, seed: seed)

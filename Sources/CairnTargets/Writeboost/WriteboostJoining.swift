@@ -234,7 +234,12 @@ extension WriteboostShared {
     // MARK: The kernel's format: headers of what was abandoned
 
     private func zeroAbandoned(_ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let zero = joining?.found?.zero, !zero.isEmpty, !mutated(.abandonedHeadersStay) else { return makeRecord(now, &actions) }
+        guard let zero = joining?.found?.zero else { return makeRecord(now, &actions) }
+        if zero.isEmpty || mutated(.abandonedHeadersStay) {
+            // What a killed engine wrote may be in the device's cache only, and it is about to count as durable.
+            joining?.step = .zeroFlush
+            return flush(device, &actions)
+        }
         joining?.step = .zero
         zeroNext(zero, &actions)
     }
