@@ -257,7 +257,7 @@ final class PointLane {
         if let second = recover(safe, number, inner: nil), second != first {
             return violate("the second recovery shows something else than the first", state: number)
         }
-        if let range = target.afterwards, violation == nil { writeAfterwards(range, first, safe, number) }
+        if let afterwards = target.afterwards, violation == nil { goOn(afterwards, first, safe, number) }
         for inner in again where violation == nil {
             if let wanted, let only = wanted.inner {
                 if only != inner.number { continue }
@@ -270,11 +270,17 @@ final class PointLane {
         }
     }
 
-    /// A write with FUA, and another power loss: that write must be there, and nothing that the recovery gave up.
-    private func writeAfterwards(_ range: Range<UInt64>, _ first: [UInt8], _ safe: [UInt32], _ number: Int) {
+    /// A write, or a write and a write-back of everything, and another power loss: that write must be there, and nothing that the
+    /// recovery gave up.
+    private func goOn(_ afterwards: PointTarget.Afterwards, _ first: [UInt8], _ safe: [UInt32], _ number: Int) {
+        let range = afterwards.write
         let bytes = StormContent.bytes(range.lowerBound, UInt64(range.count), PointTarget.later)
         let status = recoverer.request(.write, range.lowerBound, UInt64(range.count), data: bytes, fua: true)
         if status?.isOK != true { return violate("a write after the recovery failed", state: number) }
+        if number % 2 == 0 {
+            do throws(TargetError) { try recoverer.message(afterwards.message) } catch { return violate(error.text, state: number) }
+            recoverer.pass(.seconds(2))
+        }
         recoverer.begin(recoverer.disks.map(\.durable), recoverer.records)
         summary.recoveries += 1
         var allowed = safe, expected = first

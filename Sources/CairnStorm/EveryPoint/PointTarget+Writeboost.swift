@@ -2,8 +2,8 @@ import CairnCore
 import CairnEngine
 import CairnFormats
 
-/// A backing of 12 blocks, and a log of few slots that has gone round once: every slot holds an older segment, with older contents.
-/// At first block 0, the second half of block 1 and block 2 are dirty in the log. Write-back begins when a slot is the last that is
+/// A backing of 12 blocks, and a log of few slots: the last one holds block 0, the second half of block 1 and block 2, dirty, the others
+/// older segments, with older contents. So the first new segment comes to stand in front of what it supersedes. Write-back begins when a slot is the last that is
 /// free, or by the message.
 extension PointTarget {
     static let writeboost: [PointTarget] = [
@@ -16,6 +16,7 @@ extension PointTarget {
     ].compactMap { $0 }
 
     private static let logSectors: UInt64 = 96
+    private static let afterwards = Afterwards(write: 40..<48, message: ["drop_caches"])
     private static func line(_ words: String) -> String { "0 \(logSectors) writeboost a b \(words)" }
 
     /// - Parameters:
@@ -29,7 +30,7 @@ extension PointTarget {
         ] + (reading ? [.read(72..<88)] : [])
     }
 
-    /// A segment in each slot, written back; the last of them leaves older contents on the backing.
+    /// So many segments, written back; the last of them leaves older contents on the backing.
     private static func laps(_ slots: UInt64) -> [Preparation] {
         let end: [Preparation] = [.message(["drop_caches"]), .wait]
         let older: [Preparation] = [.write(0..<56, outdated)] + end
@@ -54,7 +55,7 @@ extension PointTarget {
         // The open segment that the close leaves has two parts.
         let ends: [Preparation] = [.write(0..<8, initial), .flush, .write(12..<16, initial), .write(16..<24, initial)]
         return PointTarget(
-            name: name, table: line(words), sectors: logSectors, alphabet: letters(run: .write(16..<80), reading: reading),
+            name: name, table: line(words), sectors: logSectors, alphabet: letters(run: .write(16..<96), reading: reading),
             disks: [
                 backing,
                 // All of it is checked: data has a checksum, too, and is looked at unless it is known to be durable.
@@ -62,8 +63,8 @@ extension PointTarget {
                     name: "b", size: size, stretches: stretches, checked: 0..<size,
                     formatted: [(a.lowerBound, bytes), (b.lowerBound, bytes)]),
             ],
-            preparations: laps(slots) + ends,
-            afterwards: 40..<48)
+            preparations: laps(slots - 1) + ends,
+            afterwards: afterwards)
     }
     private static let backing = PointDisk.Plan(
         name: "a", size: logSectors, stretches: [0..<logSectors], formatted: [(UInt64(0), StormContent.bytes(0, logSectors, initial))])
@@ -105,8 +106,8 @@ extension PointTarget {
                     name: "b", size: size, stretches: stretches, checked: data..<size, isBlankElsewhere: true,
                     formatted: [(UInt64(0), bytes)]),
             ],
-            preparations: laps(slots) + ends,
+            preparations: laps(slots - 1) + ends,
             // Segments in memory and slots that recovery reads: 512 KiB each.
-            arenaBytes: 1 << 22, afterwards: 40..<48)
+            arenaBytes: 1 << 22, afterwards: afterwards)
     }
 }

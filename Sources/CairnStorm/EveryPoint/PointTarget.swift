@@ -62,8 +62,14 @@ package struct PointTarget: Sendable {
     let preparations: [Preparation]
     /// What the target has for buffers.
     var arenaBytes = 1 << 19
-    /// Written with FUA after a recovery, where what the recovery gave up may come back behind a new write.
-    var afterwards: Range<UInt64>?
+    /// What is done after a recovery, where what the recovery gave up may come back behind a new write.
+    struct Afterwards {
+        /// Written with FUA.
+        let write: Range<UInt64>
+        /// Said then, after every other recovery: everything goes to the backing.
+        let message: [String]
+    }
+    var afterwards: Afterwards?
 
     package static let all: [PointTarget] = ssdcache + writeboost + basic
     /// A name, or the beginning of several; "all".
