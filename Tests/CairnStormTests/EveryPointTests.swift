@@ -6,9 +6,11 @@ struct EveryPointTests {
     @Test("nothing is lost", arguments: PointTarget.all.map(\.name))
     func clean(name: String) async throws {
         let target = try #require(PointTarget.named(name).first)
-        let summary = try await EveryPoint.run(target, length: 1)
+        // These two have many states, which are like those of the other two logs.
+        let isShort = ["writeboost-read", "writeboost-kernel"].contains(name)
+        let summary = try await EveryPoint.run(target, length: isShort ? 0 : 1)
         for found in summary.violations { Issue.record("\(name) \(found.replay): \(found.text)") }
-        #expect(summary.workloads > 12 && summary.states > 50 && summary.pairs > summary.states)
+        #expect(summary.workloads > (isShort ? 0 : 12) && summary.states > (isShort ? 10 : 50) && summary.pairs > summary.states)
         // The others write nothing when they are opened.
         #expect((name.hasPrefix("ssdcache") || name.hasPrefix("writeboost")) == (summary.innerStates > 0))
         #expect(target.alphabet.count <= 16)
@@ -22,7 +24,7 @@ struct EveryPointTests {
     }
 
     /// What a target might forget, and a workload that shows it. Sectors of the cache: 0 and 128 the superblocks, 256 the doubt bitmap,
-    /// 264 and 272 the copies of the entry page, 2048 the slots.
+    /// 264 and 272 the copies of the entry page, 2048 the slots. Of the log: 0 and 128 the superblocks, 2048 the slots.
     static let omissions: [(what: String, target: String, omission: PointOmission, workload: String)] = [
         ("flush the backing", "ssdcache-writethrough", .flushes(disk: 0), "0"),
         ("flush the backing", "ssdcache-writeback", .flushes(disk: 0), "0"),
@@ -37,6 +39,14 @@ struct EveryPointTests {
         ("write the second copy of an entry page", "ssdcache-writeback", .writes(disk: 1, sectors: 272..<280), "1"),
         ("write entry pages", "ssdcache-writeback", .writes(disk: 1, sectors: 264..<280), "0"),
         ("write the slot", "ssdcache-writethrough", .writes(disk: 1, sectors: 2048..<2080), "0"),
+        ("flush the backing", "writeboost", .flushes(disk: 0), "c"),
+        ("flush the cache", "writeboost", .flushes(disk: 1), "2"),
+        ("write the first superblock", "writeboost", .writes(disk: 1, sectors: 0..<72), "2d"),
+        ("write the second superblock", "writeboost", .writes(disk: 1, sectors: 128..<200), "2d"),
+        ("write the first slot", "writeboost", .writes(disk: 1, sectors: 2048..<2112), "2"),
+        ("flush the backing", "writeboost-kernel-ring", .flushes(disk: 0), "c"),
+        ("flush the cache", "writeboost-kernel-ring", .flushes(disk: 1), "2"),
+        ("write the first slot", "writeboost-kernel-ring", .writes(disk: 1, sectors: 2048..<2144), "2"),
     ]
     @Test("a target that forgets something is found", arguments: omissions.indices)
     func bites(index: Int) throws {
@@ -52,6 +62,8 @@ struct EveryPointTests {
     static let found: [(what: String, target: String, workload: String)] = [
         ("both superblocks were lost when two crashes in a row made nonsense of what was being written", "ssdcache-writeback", "2a"),
         ("both superblocks were lost when two crashes in a row made nonsense of what was being written", "ssdcache-writeback", "2e"),
+        ("both superblocks were lost when two crashes in a row made nonsense of what was being written", "writeboost", ""),
+        ("both superblocks were lost when two crashes in a row made nonsense of what was being written", "writeboost", "d"),
     ]
     @Test("found by crashes at every point", arguments: found.indices)
     func regressions(index: Int) throws {
