@@ -31,7 +31,10 @@ struct StormTests {
                 "ring urgent",
             ], "write-back tailFlush → idle"
         ),
-        ("writeboost-kernel", ["life opening: kernelSlots", "life closing: draining", "write-back tail"], "life joining: zeroFlush → open"),
+        (
+            "writeboost-kernel", ["life opening: kernelSlots", "life closing: draining", "write-back tail"],
+            "life joining: zeroFlush → open"
+        ),
         ("writeboost-shared", ["life leaving: facts", "ring reserve"], "life opening: superblocks → "),
         ("writeboost-read", ["read cache filled"], "read cache none → reading"),
     ]
