@@ -10,13 +10,14 @@ storm=.build-mutants/release/cairn-storm
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 hunt() {
+    # storm, mutant, seeds, where the results go, target of the crashes at every point
     timeout 300 "$1" --mutant "$2" --count "$3" > "$4/$2" 2>&1
     local status=$? start
     if [ $status = 1 ]; then
         start=$(date +%s.%N)
-        timeout 100 "$1" --every-point --target ssdcache-writethrough --length 2 --mutant "$2" > "$4/$2.points" 2>&1
+        timeout 100 "$1" --every-point --target "$5" --length 2 --mutant "$2" > "$4/$2.points" 2>&1
         if [ $? = 1 ] && grep -q '^VIOLATION' "$4/$2.points"; then
-            echo "| $2 | ssdcache-writethrough, every point | not in $3 | $(echo "$(date +%s.%N) $start" | awk '{print $1 - $2}') seconds |" \
+            echo "| $2 | $5, every point | not in $3 | $(echo "$(date +%s.%N) $start" | awk '{print $1 - $2}') seconds |" \
                 "$(grep -m 1 -A 1 '^VIOLATION' "$4/$2.points" | tail -1 | sed 's/^ *//') |" > "$4/$2"
         fi
         rm -f "$4/$2.points"
@@ -25,10 +26,10 @@ hunt() {
 }
 export -f hunt
 names=$("$storm" --mutants)
-echo "$names" | xargs -P 2 -I NAME bash -c 'hunt "$@"' _ "$storm" NAME "${MUTANT_SEEDS:-200}" "$results"
+echo "$names" | xargs -P 2 -n 2 bash -c 'hunt "$1" "$4" "$2" "$3" "$5"' _ "$storm" "${MUTANT_SEEDS:-200}" "$results"
 echo "| deliberate bug | found by | seeds | time | as |"
 echo "| --- | --- | --- | --- | --- |"
-for name in $names; do tail -1 "$results/$name"; done
+for name in $(echo "$names" | cut -d" " -f1); do tail -1 "$results/$name"; done
 missed=$(cat "$results"/* | grep -c "NOT FOUND")
 # None of them is in the product: only a build with MUTANTS has the switch.
 product=${CAIRN:-.build/release/cairn}

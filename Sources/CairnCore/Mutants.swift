@@ -85,8 +85,6 @@ package enum Mutant: CaseIterable, Sendable {
     case retiredUnflushed
     /// A block that could not be written back counts as written back.
     case failedWriteBackBelieved
-    /// The tail record is written over the copy that counts.
-    case tailOverwritten
     /// A commit covers what was only sent.
     case commitCoversSent
     /// FUA is answered when the block is in memory.
@@ -107,8 +105,6 @@ package enum Mutant: CaseIterable, Sendable {
     case factsUnflushed
     /// What a recovery abandoned is readable afterwards: generation and first serial stay.
     case abandonedReadable
-    /// Kernel's format: headers that a recovery abandoned are not zeroed.
-    case abandonedHeadersStay
     /// Kernel's format: headers vanish without the record.
     case headersWithoutRecord
 

@@ -6,6 +6,8 @@
         package let mutant: Mutant
         /// Where it is looked for, in turn, one seed of each.
         package let targets: [String]
+        /// Whose crashes at every point must find what those do not.
+        package var points = "ssdcache-writethrough"
 
         package static func named(_ name: String) -> StormMutant? { all.first { "\($0.mutant)" == name } }
 
@@ -18,11 +20,11 @@
             case .formerForgotten: StormMutant(mutant: mutant, targets: [])
             case .readCacheNotCancelled, .readCacheDuringChange, .aroundLeavesLog, .rangeNotFlushed, .cleanCopyBelieved:
                 StormMutant(mutant: mutant, targets: ["writeboost-around", "writeboost-read", "writeboost-kernel-read"])
-            case .tailPassesSuperseded, .retiredUnflushed, .failedWriteBackBelieved, .tailOverwritten, .commitCoversSent, .barrierForgotten,
+            case .tailPassesSuperseded, .retiredUnflushed, .failedWriteBackBelieved, .commitCoversSent, .barrierForgotten,
                 .slotReusedUnretired, .slotReusedUnderReader, .dataNotVerified, .olderCopyStays, .partialCountsWhole, .discardLeavesLog,
                 .factsUnflushed, .abandonedReadable:
-                StormMutant(mutant: mutant, targets: ["writeboost", "writeboost-shared"])
-            case .abandonedHeadersStay, .headersWithoutRecord: StormMutant(mutant: mutant, targets: ["writeboost-kernel"])
+                StormMutant(mutant: mutant, targets: ["writeboost", "writeboost-shared"], points: "writeboost")
+            case .headersWithoutRecord: StormMutant(mutant: mutant, targets: ["writeboost-kernel"], points: "writeboost-kernel")
             // The engine's own.
             case .flushCoversLater, .failedFlushRetried:
                 StormMutant(mutant: mutant, targets: ["linear", "ssdcache-writeback", "striped"])

@@ -39,7 +39,7 @@ struct Options {
             case "--engine": engine = left.popFirst() ?? ""
             #if MUTANTS
                 case "--mutants":
-                    for mutant in StormMutant.all { print("\(mutant.mutant)") }
+                    for mutant in StormMutant.all { print("\(mutant.mutant) \(mutant.points)") }
                     exit(0)
                 case "--mutant": mutant = left.popFirst() ?? ""
             #endif

@@ -397,7 +397,7 @@ extension WriteboostCache {
         tail.sequence = record.sequence
         back.pendingTails = 1
         tally.metadataBytes += 4096
-        let sector = Sectors((WriteboostLayout.recordOffset + UInt64(mutated(.tailOverwritten) ? tailCopy : 1 - tailCopy) * 4096) / 512)
+        let sector = Sectors((WriteboostLayout.recordOffset + UInt64(1 - tailCopy) * 4096) / 512)
         submit(device, .write, sector, 8, buffer, Token.make(Token.tail, 0), &actions)
     }
 

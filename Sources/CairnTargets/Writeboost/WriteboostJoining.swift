@@ -235,7 +235,7 @@ extension WriteboostShared {
 
     private func zeroAbandoned(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let zero = joining?.found?.zero else { return makeRecord(now, &actions) }
-        if zero.isEmpty || mutated(.abandonedHeadersStay) {
+        if zero.isEmpty {
             // What a killed engine wrote may be in the device's cache only, and it is about to count as durable.
             joining?.step = .zeroFlush
             return flush(device, &actions)

@@ -164,21 +164,7 @@ struct WriteboostReadCacheTests {
     @Test(arguments: ["write", "zero"]) func theModulesCleanCopiesAreSuperseded(change: String) throws {
         let stage = try LogStage(kernel: true)
         stage.backing.poke(8, LogStage.block(2))
-        var segment = [UInt8](repeating: 0, count: 8192)
-        segment.replaceSubrange(4096..<8192, with: LogStage.block(2))
-        try segment.withUnsafeMutableBytes { raw in
-            WriteboostKernelFormat.begin(raw, id: 1, length: 1)
-            WriteboostKernelFormat.store(.init(sector: 8, dirtyBits: 0), 0, raw)
-            WriteboostKernelFormat.seal(raw, try WriteboostKernelFormat.checksum(UnsafeRawBufferPointer(raw), length: 1))
-        }
-        stage.fast.poke(2048, segment)
-        // `begin` clears all it is given.
-        stage.fast.poke(2056, LogStage.block(2))
-        let fixed = stage.fast.peek(2048, 16)
-        let sum = try fixed.withUnsafeBytes { try WriteboostKernelFormat.checksum($0, length: 1) }
-        var header = Array(fixed[..<4096])
-        header.withUnsafeMutableBytes { WriteboostKernelFormat.seal($0, sum) }
-        stage.fast.poke(2048, header)
+        try stage.putKernelSegment(1, slot: 0, sector: 8, dirtyBits: 0, LogStage.block(2))
         let volume = try stage.open("4 writeback_threshold 0 write_around_mode 1")
         #expect(stage.counter(volume, "dirty_blocks") == 0)
         if change == "write" {
