@@ -49,7 +49,9 @@ extension WriteboostTarget {
         ]
         let own = cache.backings[number]
         let state =
-            cache.flushLost || own?.flushLost ?? false
+            cache.isAlone
+            ? "cache_lost"
+            : cache.flushLost || own?.flushLost ?? false
             ? "flush_failed"
             : cache.logFailing ? "log_failing" : cache.back.failures >= 3 || own?.failures ?? 0 >= 3 ? "writeback_failing" : "ok"
         let ours: [(String, String)] = [
@@ -84,7 +86,7 @@ extension WriteboostTarget {
             ("bad_checksums", t.badChecksums), ("refused_writes", t.refusedWrites), ("blocks_replayed", t.replayed),
             ("read_blocks_staged", t.readStaged), ("read_blocks_inserted", t.readInserted), ("read_blocks_cancelled", t.readCancelled),
             ("read_runs_bypassed", t.readRuns), ("around_bytes", t.aroundBytes), ("blocks_verified", t.verified),
-            ("parts_abandoned", t.abandoned), ("recovery_bytes", t.recoveryBytes),
+            ("parts_abandoned", t.abandoned), ("recovery_bytes", t.recoveryBytes), ("index_bytes", UInt64(cache.index.bytes)),
         ]
     }
 }
@@ -99,6 +101,7 @@ extension WriteboostCache {
 
     /// Write back what is in the log now; what comes later does not hold it up.
     func drain(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if alone != nil { return }
         if current >= 0 && ram[current].count > 0 { seal(closing: true, now, &actions) }
         back.drainTo = current >= 0 ? currentID - 1 : currentID
         back.notBefore = now
