@@ -159,6 +159,8 @@ extension WriteboostCache {
             return emit(.arm(timer: Timer.log, at: now + .seconds(1)), &actions)
         }
         alone?.phase = .done
+        tally.alone += 1
+        tally.aloneBlocks += UInt64(a.items.count)
         alone?.items = []
         forgetLog()
         backings[a.number]?.touched = false

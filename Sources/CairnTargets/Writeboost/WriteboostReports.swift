@@ -52,8 +52,8 @@ extension WriteboostTarget {
             cache.isAlone
             ? "cache_lost"
             : cache.flushLost || own?.flushLost ?? false
-            ? "flush_failed"
-            : cache.logFailing ? "log_failing" : cache.back.failures >= 3 || own?.failures ?? 0 >= 3 ? "writeback_failing" : "ok"
+                ? "flush_failed"
+                : cache.logFailing ? "log_failing" : cache.back.failures >= 3 || own?.failures ?? 0 >= 3 ? "writeback_failing" : "ok"
         let ours: [(String, String)] = [
             ("format", g.format == .kernel ? "kernel" : "cairn"), ("state", state), ("free_segments", "\(cache.freeSlots)"),
             ("nr_max_batched_writeback", "\(cache.settings.batch)"), ("drain_left", "\(cache.drainLeft)"),
@@ -82,7 +82,7 @@ extension WriteboostTarget {
             ("commits", t.commits), ("barriers", t.barriers), ("blocks_written_back", t.blocksBack), ("backing_writes", t.backWrites),
             ("batches", t.batches), ("tails", t.tails), ("neighbours_merged", t.merged), ("blocks_zeroed", t.zeroed),
             ("waits_for_room", t.waits), ("blocks_forwarded", t.forwarded), ("log_errors", t.logErrors), ("writeback_errors", t.backErrors),
-            ("flush_errors", t.flushErrors),
+            ("flush_errors", t.flushErrors), ("gone_on_alone", t.alone), ("blocks_saved_from_memory", t.aloneBlocks),
             ("bad_checksums", t.badChecksums), ("refused_writes", t.refusedWrites), ("blocks_replayed", t.replayed),
             ("read_blocks_staged", t.readStaged), ("read_blocks_inserted", t.readInserted), ("read_blocks_cancelled", t.readCancelled),
             ("read_runs_bypassed", t.readRuns), ("around_bytes", t.aroundBytes), ("blocks_verified", t.verified),

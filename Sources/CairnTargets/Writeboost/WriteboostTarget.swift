@@ -135,6 +135,7 @@ package final class WriteboostTarget: Target {
     }
     package override func abandoned() { shared.abandon(self) }
     package override func leave(now: Nanoseconds, into actions: inout ActionList) { shared.forget(self, now, &actions) }
+    package override func needsFlush(_ device: DeviceID) -> Bool { device != shared.device || !(shared.cache?.isAlone ?? false) }
     package override var holdsAnswers: Bool { shared.isOpen && !isAwake && shared.members[number]?.target === self }
     package override func succeed(_ predecessor: Target) {
         guard let old = predecessor as? WriteboostTarget, old.shared === shared, old.backing.id == backing.id else { return }

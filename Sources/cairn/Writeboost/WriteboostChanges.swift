@@ -81,7 +81,8 @@ extension WriteboostVerb {
         if CacheVerb.wantsJSON(arguments) {
             let ranges = look.ranges.map { JSON.array([.count($0.backing), .count($0.sector), .count($0.count)]) }
             let answer: JSON = .dictionary([
-                "version": .unsigned(1), "device": .string(look.name), "dirty_blocks": .count(look.dirty.values.reduce(0) { $0 + $1.blocks }),
+                "version": .unsigned(1), "device": .string(look.name),
+                "dirty_blocks": .count(look.dirty.values.reduce(0) { $0 + $1.blocks }),
                 "ranges": .array(ranges),
             ])
             return Output.out(answer.text)

@@ -30,8 +30,10 @@ struct WriteboostRefusalTests {
     /// Forty blocks in the log, flushed, and power fails.
     private static func used(_ stage: LogStage, drain: Bool = false) throws {
         let volume = try stage.open()
-        for block in UInt64(0)..<40 { #expect(stage.host.write(volume, block * 8, LogStage.block(UInt8(block + 1))).isOK) }
-        if drain {
+        // Drained: more than once round the ring.
+        for _ in 0..<(drain ? 3 : 1) {
+            for block in UInt64(0)..<40 { #expect(stage.host.write(volume, block * 8, LogStage.block(UInt8(block + 1))).isOK) }
+            if !drain { continue }
             try stage.host.message(volume, "drop_caches")
             stage.host.run(for: .seconds(2))
         }
@@ -74,28 +76,36 @@ struct WriteboostRefusalTests {
             says: "the cache was formatted on 2816 sectors, the device has 2808"),
         Case(name: "hardly anything", change: { $0.resize($0.fast, to: 2048) }, says: "the cache device is too small: 2048 sectors"),
         Case(
-            name: "another backing", change: { stage in
+            name: "another backing",
+            change: { stage in
                 var superblock = try stage.superblock
                 superblock.backings[0]?.birth = 77
                 stage.put(superblock)
             }, says: "belongs to another backing device"),
         Case(
-            name: "a backing that shrank", change: { $0.resize($0.backing, to: 4088) }, says: "device a has 4088 sectors"),
-        Case(name: "an entry of another backing", change: { try entry($0, backing: 2) }, says: "segment 1 of the cache has an entry that cannot be"),
+            name: "a backing that shrank", change: { $0.resize($0.backing, to: 4088) },
+            says: "a too small for target: start=0, len=4096, dev_size=4088"),
+        Case(
+            name: "an entry of another backing", change: { try entry($0, backing: 2) },
+            says: "segment 1 of the cache has an entry that cannot be"),
         Case(name: "an entry of backing 0", change: { try entry($0, backing: 0) }, says: "has an entry that cannot be"),
         Case(name: "an entry behind the end", change: { try entry($0, block: 512) }, says: "has an entry that cannot be"),
         Case(name: "an entry behind the slot", change: { try entry($0, place: 16) }, says: "has an entry that cannot be"),
         Case(
-            name: "the middle of the log", change: { stage in
+            name: "the middle of the log",
+            change: { stage in
                 try used(stage)
                 stage.fast.rot(2048, bit: 77)
             }, says: "the cache's log is damaged: it ends at part 0"),
         Case(
-            name: "both tail records", change: { stage in
+            name: "both tail records",
+            change: { stage in
                 try used(stage, drain: true)
                 for sector in [256, 264] as [UInt64] { stage.fast.rot(sector, bit: 200) }
             }, says: "the cache's log is damaged: it ends at part 0"),
-        Case(name: "kernel: too small", kernel: true, change: { $0.resize($0.fast, to: 2048 + 1024) }, says: "too small for a log in the kernel's format"),
+        Case(
+            name: "kernel: too small", kernel: true, change: { $0.resize($0.fast, to: 2048 + 1024) },
+            says: "too small for a log in the kernel's format"),
         Case(
             name: "kernel: a record that cannot be", kernel: true, change: { $0.fast.poke(2047, LogStage.block(0xFF, 1)) },
             says: "record of what is written back is impossible"),
