@@ -112,6 +112,9 @@ extension WriteboostCache {
         guard let a = alone, let lower = backings[a.number], !a.failed else { return endAlone(.io, now, &actions) }
         if a.at < a.items.count { return }
         alone?.phase = .flushing
+        // Who comes later may wait for writes that this flush does not cover.
+        committing += barriers
+        barriers.removeAll(keepingCapacity: true)
         submit(lower.device, .flush, .zero, 0, .none, Token.make(Token.alone, 1), &actions)
     }
 
@@ -165,10 +168,9 @@ extension WriteboostCache {
         forgetLog()
         backings[a.number]?.touched = false
         if a.wasDoubtful { emit(.event, &actions) }
-        // What they wait for is on the backing, durably.
-        for barrier in committing + barriers { emit(.complete(barrier.piece, .ok), &actions) }
+        // What they wait for is on the backing, durably; others go on to a flush of their own.
+        for barrier in committing { emit(.complete(barrier.piece, .ok), &actions) }
         committing.removeAll(keepingCapacity: true)
-        barriers.removeAll(keepingCapacity: true)
         if closeWanted != nil || closeActive != nil { closeResult = .ok }
         closeWanted = nil
         closeActive = nil

@@ -109,6 +109,19 @@ struct WriteboostAloneTests {
         for block in UInt64(2)..<30 { #expect(holds(stage, volume, block, UInt8(block + 1))) }
     }
 
+    /// A write around the log is under way when the log is given up: the flush on the way there may have come before it, and is not its own.
+    @Test func aBarrierBehindTheFlushHasAFlushOfItsOwn() throws {
+        let stage = try LogStage()
+        let volume = try stage.open("2 write_around_mode 1")
+        #expect(stage.host.write(volume, 0, LogStage.block(1)).isOK && stage.host.flush(volume).isOK)
+        stage.backing.faults = [.init(.slow(.milliseconds(10)), .write, times: 1), .init(.slow(.milliseconds(30)), .flush, times: 1)]
+        lose(stage.fast, [.flush])
+        let late = stage.host.submit(.write, to: volume, 80, data: LogStage.block(2), flags: .fua)
+        #expect(stage.host.flush(volume).isOK && state(stage, volume) == "cache_lost")
+        #expect(stage.host.answer(late).isOK)
+        #expect(stage.backing.peekDurable(80, 8) == LogStage.block(2))
+    }
+
     /// Only the log has some of it: writers are told, reads of the rest go on, and when it is back nothing is lost.
     @Test func dirtyDataInTheLogKeepsFailingWrites() throws {
         let stage = try LogStage(slots: 8)
