@@ -49,21 +49,25 @@ package enum OfflineLog {
             throw error
         }
         var result = Drained()
-        if let first = volumes.first { result = try write(local, first, progress) }
+        if let first = volumes.first { result = try write(local, first, volumes, progress) }
         for volume in volumes {
             do throws(TargetError) { try local.remove(volume) } catch { result.error = result.error ?? error }
         }
         return result
     }
 
-    private static func write(_ local: LocalEngine, _ volume: Volume, _ progress: OfflineLogProgress) throws(TargetError) -> Drained {
+    private static func write(
+        _ local: LocalEngine, _ volume: Volume, _ all: [Volume], _ progress: OfflineLogProgress
+    ) throws(TargetError) -> Drained {
+        // Each volume counts its own; what belongs to a backing that was not given is nobody's here.
+        func dirty() -> UInt64 { all.reduce(0) { $0 + counter($1, "dirty_blocks") } }
         var result = Drained()
-        result.all = counter(volume, "dirty_blocks")
+        result.all = dirty()
         result.left = result.all
         _ = try local.engine.message(volume, sector: 0, words: ["drop_caches"])
         var moved = local.engine.now
         while true {
-            let left = counter(volume, "dirty_blocks"), errors = counter(volume, "writeback_errors")
+            let left = dirty(), errors = counter(volume, "writeback_errors")
             if left < result.left { moved = local.engine.now }
             result.left = left
             result.batches = counter(volume, "batches")

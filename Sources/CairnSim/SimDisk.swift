@@ -63,6 +63,10 @@ package final class SimDisk {
     package private(set) var lostFlush = false
     /// Operations the engine has sent, per kind, in the order of `Operation.allCases`.
     package private(set) var sent = [Int](repeating: 0, count: Operation.allCases.count)
+    /// Writes in the order they were sent, when somebody wants to know (else nil).
+    package var writes: [(sector: UInt64, count: UInt64)]?
+    /// Bytes of the reads that were sent.
+    package private(set) var bytesRead: UInt64 = 0
     /// How often the engine let go of the device for good.
     package internal(set) var closes = 0
 
@@ -148,8 +152,10 @@ package final class SimDisk {
     // MARK: Operations, called by the host
 
     /// The number of the last write that has ended: what a flush submitted now covers.
-    func accepted(_ operation: Operation) -> UInt64 {
-        sent[Int(operation.rawValue)] += 1
+    func accepted(_ operation: DeviceOperation) -> UInt64 {
+        sent[Int(operation.operation.rawValue)] += 1
+        if operation.operation == .read { bytesRead += operation.length.count }
+        if operation.operation == .write { writes?.append((operation.offset.sectors.count, operation.length.sectors.count)) }
         return sequence
     }
 

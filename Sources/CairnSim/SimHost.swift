@@ -142,7 +142,7 @@ package final class SimHost {
         if operation.operation == .write, let memory = operation.memory {
             for byte in UnsafeRawBufferPointer(start: memory, count: min(64, Int(operation.length.count))) { trace.add(byte: byte) }
         }
-        let covered = disk.accepted(operation.operation)
+        let covered = disk.accepted(operation)
         let kind = disk.fault(for: operation)
         var failing: IOStatus? = nil
         var away: Int64 = 0, delay = UInt64(0)

@@ -44,6 +44,12 @@ package struct StormTarget: Sendable {
         log(
             "writeboost-kernel-around", .writeboostKernel,
             ["6 write_around_mode 1 read_cache_threshold 127 nr_read_cache_cells 4", "2 writeback_threshold 0", "2 write_around_mode 1"]),
+        // Of many lengths, also ones that end inside a block: what the log has behind the end stays.
+        StormTarget(
+            name: "writeboost-resize", kind: .writeboost,
+            tables: [512, 424, 301, 512, 97].map { "0 \($0) writeboost a b 2 writeback_threshold 0" } + [
+                "0 400 writeboost a b 4 writeback_threshold 100 read_cache_threshold 127"
+            ], messages: ["drop_caches"]),
         shared,
         StormTarget(
             name: "linear", kind: .linear,

@@ -553,6 +553,171 @@ c.img: would write 2048 sectors in 1 ranges to backing 1."
     refused 1 "do not match their checksums" cairn writeboost drain --backing b.img c.img
 }
 
+# Several backings: the dry run first, one that is missing, a kill on the way, and all of them at last. One has far more than a batch.
+test_writeboost_drain_several() {
+    truncate -s 64M a.img b.img; truncate -s 16M n.img; truncate -s 80M c.img; head -c 48M /dev/urandom > d.img
+    cairn format-cache --target writeboost --backing a.img --backing b.img --backing n.img --yes c.img > /dev/null || fail format
+    cairn create va --table "0 131072 writeboost a.img c.img 2 writeback_threshold 0" || fail va
+    cairn create vb --table "0 131072 writeboost b.img c.img 2 writeback_threshold 0" || fail vb
+    qemu-io -f raw "$(uri va)" -c 'write -P 1 1M 64k' -c flush | grep -q wrote && nbdcopy --flush d.img "$(uri vb)" || fail write
+    kill -9 "$(pid va)"; sleep 0.2
+    local sum; sum=$(sha256sum a.img b.img n.img c.img)
+    cairn writeboost drain --dry-run --backing a.img --backing b.img c.img > out.txt || fail "dry run: $(cat out.txt)"
+    same "$(sed "s,$PWD/,," out.txt)" "backing 1 sector 2048 count 128
+backing 2 sector 0 count 98304
+c.img: would write 128 sectors in 1 ranges to backing 1.
+c.img: would write 98304 sectors in 1 ranges to backing 2."
+    # Without the second, which has dirty blocks, nothing is written at all; without the third, which has none, everything.
+    for dry in --dry-run ""; do
+        refused 1 "12288 dirty blocks belong to backing 2, which was not given" cairn writeboost drain $dry --backing a.img c.img
+        refused 1 "dirty blocks belong to backing 1, which was not given" cairn writeboost drain $dry --backing b.img --backing n.img c.img
+    done
+    mv b.img gone.img
+    refused 1 "No such file" cairn writeboost drain --backing a.img --backing b.img c.img
+    mv gone.img b.img
+    same "$(sha256sum a.img b.img n.img c.img)" "$sum"
+    cairn writeboost drain --backing a.img --backing b.img c.img > out.txt || fail "drain: $(cat out.txt)"
+    same "$(sed "s,$PWD/,," out.txt)" "c.img: 12304 blocks written to the backing; nothing is dirty."
+    cmp -n $((48 << 20)) b.img d.img || fail "b is not written back at once"
+    # Again, with a kill on the way.
+    cairn create vb --table "0 131072 writeboost b.img c.img 2 writeback_threshold 0" || fail "vb again"
+    head -c 48M /dev/urandom > d.img; nbdcopy --flush d.img "$(uri vb)" || fail "write again"
+    kill -9 "$(pid vb)"; sleep 0.2
+    killed 0.05 "$CAIRN" writeboost drain --backing a.img --backing b.img c.img
+    cairn writeboost check --backing a.img --backing b.img --backing n.img c.img > out.txt || fail "after a kill: $(cat out.txt)"
+    cairn writeboost drain --backing a.img --backing b.img c.img > out.txt || fail "drain: $(cat out.txt)"
+    grep -q 'nothing is dirty' out.txt || fail "$(cat out.txt)"
+    cmp -n $((48 << 20)) b.img d.img || fail "b is not written back"
+    cmp -n 65536 -i $((1 << 20)):0 a.img <(head -c 64K /dev/zero | tr '\0' '\1') || fail "a is not written back"
+    cairn writeboost check --backing a.img --backing b.img c.img | grep -q ' 0 sectors in 0 blocks are dirty' || fail "not clean"
+    same "$(cairn writeboost drain --dry-run --backing a.img c.img | sed "s,$PWD/,,")" "c.img: nothing is dirty."
+    # Each is whole on its own now.
+    cairn create low --table "0 131072 linear b.img 0" && cairn remove low || fail "b alone"
+}
+
+# Caches that are none, or not this one's, or not whole: a sentence, and not a byte is written.
+test_writeboost_bad_input() {
+    truncate -s 16M b.img other.img small.img; truncate -s 12M c.img k.img plain.img; truncate -s 1M tiny.img; truncate -s 1536K ktiny.img
+    cairn format-cache --target writeboost --backing b.img --yes c.img > /dev/null || fail format
+    cairn format-cache --target writeboost --format kernel --backing b.img --yes k.img > /dev/null || fail "format k"
+    truncate -s 8M small.img; head -c 4096 k.img | dd of=ktiny.img conv=notrunc status=none
+    for name in torn both future feature short foreign kfar; do cp c.img $name.img; done; cp k.img kfar.img
+    printf y | dd of=torn.img bs=1 seek=100 conv=notrunc status=none
+    for at in 100 65636; do printf y | dd of=both.img bs=1 seek=$at conv=notrunc status=none; done
+    /usr/bin/python3 "$HERE/superblock.py" future.img version 2; /usr/bin/python3 "$HERE/superblock.py" feature.img incompatible 6
+    truncate -s 6M short.img; head -c 12M /dev/urandom > foreign.img
+    printf '\377\377\377\377\377\377\377\177' | dd of=kfar.img bs=1 seek=$((2047 * 512)) conv=notrunc status=none
+    local sum; sum=$(sha256sum ./*.img)
+    no() { refused "${3:-1}" "$1" cairn create v --table "$2"; }
+    no "is no writeboost cache" "0 32768 writeboost b.img plain.img"
+    no "is no writeboost cache" "0 32768 writeboost b.img foreign.img"
+    no "both superblocks of the cache are damaged" "0 32768 writeboost b.img both.img"
+    no "formatted by a newer cairn (format version 2)" "0 32768 writeboost b.img future.img"
+    no "features this cairn does not know" "0 32768 writeboost b.img feature.img"
+    no "the cache was formatted on 24576 sectors, the device has 12288" "0 32768 writeboost b.img short.img"
+    no "the cache device is too small" "0 32768 writeboost b.img tiny.img"
+    no "too small for a log in the kernel's format" "0 32768 writeboost b.img ktiny.img"
+    no "record of what is written back is impossible" "0 32768 writeboost b.img kfar.img"
+    no "belongs to another backing device" "0 32768 writeboost other.img c.img"
+    no "" "0 32768 writeboost b.img b.img"
+    no "a device has a number from 1 to 127" "0 32768 writeboost 128 b.img 3"
+    no "a cache has a number from 0 to 127" "0 32768 writeboost 5 b.img 128"
+    no "cache is not set for id(3)" "0 32768 writeboost 5 b.img 3"
+    no "Invalid optional argc" "0 32768 writeboost b.img c.img 3 writeback_threshold 1"
+    no "Invalid optional argc" "0 32768 writeboost b.img c.img 2 writeback_threshold"
+    no "Invalid optional argc" "0 32768 writeboost b.img c.img x"
+    no "Invalid optional key" "0 32768 writeboost b.img c.img 2 nonsense 1"
+    no "Invalid writeback_threshold" "0 32768 writeboost b.img c.img 2 writeback_threshold 101"
+    refused 1 "" cairn format-cache --target writeboost --backing b.img --yes tiny.img
+    same "$(sha256sum ./*.img)" "$sum"
+    same "$(cairn ls)" "No devices found"
+    # One torn superblock is what there are two for.
+    cairn create v --table "0 32768 writeboost b.img torn.img" && cairn remove v || fail "one torn superblock"
+    # Used twice: by two volumes of one engine, by two engines, by two lines.
+    cairn create v --table "0 32768 writeboost b.img k.img" || fail "k"
+    sum=$(sha256sum other.img c.img)
+    refused 1 "" cairn create w --table "0 32768 writeboost other.img k.img"
+    refused 1 "claimed by volume v" cairn create w --table "0 32768 writeboost b.img c.img"
+    mkdir -m 700 rt2
+    CAIRN_RUNTIME_DIR=$PWD/rt2 refused 1 "locked by" cairn create w --table "0 32768 writeboost other.img k.img"
+    CAIRN_RUNTIME_DIR=$PWD/rt2 cairn engine stop > /dev/null 2>&1
+    cairn remove v
+    same "$(sha256sum other.img c.img)" "$sum"
+    # The first line opens the cache before the second is refused.
+    refused 1 "in use by another line" cairn create v --table "0 16384 writeboost b.img c.img
+16384 16384 writeboost b.img c.img"
+    cairn writeboost check --backing b.img c.img | grep -q 'No problems' || fail "after two lines"
+    # Wrong size: the backing has shrunk.
+    truncate -s 8M b.img
+    no "this one has 16384" "0 16384 writeboost b.img c.img"
+}
+
+# The cache device dies while all that the backing lacks is in memory: the volume goes on over the backing, and the cache, back again, is
+# not believed. With dirty data in the log it fails writes. Its device is a volume, which can die by a new table.
+test_writeboost_cache_lost() {
+    truncate -s 16M b.img; truncate -s 12M c.img
+    cairn format-cache --target writeboost --backing b.img --yes c.img > /dev/null || fail format
+    table="0 32768 writeboost b.img low 2 writeback_threshold 0"
+    io() { qemu-io -f raw "$(uri v)" "$@" 2>&1; }
+    dies() { cairn load low --table "0 24576 error" && cairn resume low || fail die; }
+    lives() { cairn load low --table "0 24576 linear c.img 0" && cairn resume low || fail live; }
+    cairn create low --table "0 24576 linear c.img 0" && cairn create v --table "$table" || fail create
+    io -c 'write -P 1 0 64k' -c flush > /dev/null; cairn message v 0 drop_caches
+    for _ in $(seq 100); do cairn status v | grep -q 'drain_left 0' && break; sleep 0.1; done
+    io -c 'write -P 2 0 4k' -c flush > /dev/null
+    dies
+    io -c 'write -P 3 4k 4k' -c 'write -f -P 4 8k 4k' -c flush | grep -q error && fail "a write failed"
+    cairn status v | grep -q 'state cache_lost' || fail "status: $(cairn status v)"
+    cat st/* | tr '\n' ' ' | grep -q 'alone 1 dirty 0' || fail "record: $(cat st/*)"
+    qemu-io -r -f raw b.img -c 'read -P 2 0 4k' -c 'read -P 3 4k 4k' -c 'read -P 4 8k 4k' | grep -q 'verification failed' && fail "not on the backing"
+    io -c 'write -P 5 0 4k' -c flush | grep -q wrote || fail "write alone"
+    cairn suspend v && cairn resume v && cairn load v --table "$table" && cairn resume v || fail reload
+    cairn remove v || fail remove
+    cairn create alone --table "0 32768 linear b.img 0" && cairn remove alone || fail "the backing by itself"
+    lives
+    cairn writeboost check --backing b.img c.img > /dev/null 2>&1
+    cairn create v --table "$table" || fail "open again"
+    same "$(cairn status v | cut -d' ' -f10)" 0
+    io -c 'read -P 5 0 4k' -c 'read -P 3 4k 4k' -c 'read -P 4 8k 4k' -c 'read -P 1 12k 4k' | grep -q 'verification failed' && fail "older data"
+    # Dirty, and in the log alone: 300 blocks are more than a segment.
+    io -c 'write -P 6 0 1200k' -c flush > /dev/null
+    dies
+    io -c 'write -f -P 7 0 4k' | grep -q 'error\|failed' || fail "a write was taken that nothing can keep"
+    cairn status v | grep -q 'state log_failing' || fail "status: $(cairn status v)"
+    lives
+    for _ in $(seq 50); do cairn status v | grep -q 'state ok' && break; sleep 0.1; done
+    io -c 'write -f -P 7 0 4k' | grep -q wrote || fail "the log is back"
+    kill -9 "$(pid v)"; sleep 0.2
+    cairn create low --table "0 24576 linear c.img 0"; cairn create v --table "$table" || fail "after a kill"
+    io -c 'read -P 7 0 4k' -c 'read -P 6 4k 1196k' | grep -q 'verification failed' && fail "lost"
+    cairn remove v; cairn remove low
+}
+
+# A volume shrinks, its backing grows, and it grows with it, live; what the log has behind the end stays.
+test_writeboost_resize() {
+    truncate -s 16M b.img; truncate -s 12M c.img
+    cairn format-cache --target writeboost --backing b.img --yes c.img > /dev/null || fail format
+    t() { echo "0 $1 writeboost b.img c.img 2 writeback_threshold 0"; }
+    io() { qemu-io -f raw "$(uri v)" "$@" 2>&1; }
+    cairn create v --table "$(t 32768)" || fail create
+    io -c 'write -P 1 15M 1M' -c 'write -P 2 8M 1M' -c flush | grep -q wrote || fail write
+    cairn load v --table "$(t 20001)" && cairn resume v || fail shrink
+    same "$(cairn table v | cut -d' ' -f1,2)" "0 20001"
+    io -c 'read 15M 4k' | grep -q 'error\|failed\|past' || fail "read behind the end"
+    cairn message v 0 drop_caches
+    for _ in $(seq 100); do cairn status v | grep -q 'drain_left 0' && break; sleep 0.1; done
+    cairn load v --table "$(t 40000)" 2> /dev/null && fail "larger than its backing"
+    truncate -s 32M b.img
+    cairn load v --table "$(t 65536)" && cairn resume v || fail grow
+    io -c 'write -P 3 30M 1M' -c flush | grep -q wrote || fail "write at the new end"
+    kill -9 "$(pid v)"; sleep 0.2
+    cairn create v --table "$(t 65536)" || fail "after a kill"
+    io -c 'read -P 1 15M 1M' -c 'read -P 2 8M 1M' -c 'read -P 3 30M 1M' | grep -q 'verification failed' && fail "other data"
+    cairn remove v || fail remove
+    truncate -s 16M b.img
+    refused 1 "the cache belongs to a backing of 65536 sectors, this one has 32768" cairn create v --table "$(t 32768)"
+}
+
 # What is refused, and in which words: errors.txt.
 test_errors() { /usr/bin/python3 "$HERE/errors.py" "$CAIRN" "$HERE/errors.txt" || fail "see above"; }
 

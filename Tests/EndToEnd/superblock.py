@@ -1,5 +1,5 @@
-"""superblock.py FILE FIELD VALUE: changes a field of both superblocks of an ssdcache and mends their checksums, as a newer
-cairn would have written them. Fields: version, compatible, incompatible."""
+"""superblock.py FILE FIELD VALUE: changes a field of both superblocks of an ssdcache or a writeboost cache and mends their
+checksums, as a newer cairn would have written them. Fields: version, compatible, incompatible."""
 
 import struct
 import sys
@@ -18,7 +18,8 @@ form, offset = {"version": ("<I", 8), "compatible": ("<Q", 16), "incompatible": 
 with open(sys.argv[1], "r+b") as device:
     for place in (0, 65536):
         device.seek(place)
-        block = bytearray(device.read(4096))
+        block = bytearray(device.read(8))
+        block += device.read((36864 if block == b"cairnWBc" else 4096) - 8)
         struct.pack_into(form, block, offset, int(sys.argv[3]))
         struct.pack_into("<I", block, 12, 0)
         struct.pack_into("<I", block, 12, crc32c(block))

@@ -18,8 +18,11 @@ package struct WriteboostBackingVerdict {
         }
     }
     package private(set) var findings: [OfflineFinding] = []
+    private var mayBeGivenUp = false
     /// A device that does not belong to the cache: no tool may touch the two together.
     package private(set) var isAnother = false
+    /// The backing went on without this cache when it had everything: nothing of the log counts any more.
+    package private(set) var isGivenUp = false
 
     /// - Parameters:
     ///   - facts: by backing number.
@@ -36,6 +39,7 @@ package struct WriteboostBackingVerdict {
             if let record = facts[1]?.record { judge(record, kernelName, 1, mayBeDirty: true) }
             return
         }
+        mayBeGivenUp = s.backings.count { $0 != nil } == 1
         for (at, known) in s.backings.enumerated() {
             guard let known, let found = facts[at + 1] else { continue }
             if let now = found.identity, now.size.count != known.sectors {
@@ -56,7 +60,13 @@ package struct WriteboostBackingVerdict {
     }
 
     private mutating func judge(_ record: BackingRecord, _ own: String, _ number: Int, mayBeDirty: Bool) {
-        if record.dirty && record.cache != own {
+        if record.writtenAlone && !record.dirty && record.cache == own && mayBeGivenUp {
+            isGivenUp = true
+            findings.append(
+                .note(
+                    .backing, "backing \(number) had everything when it went on without this cache",
+                    "nothing in the cache counts any more; the next open empties it"))
+        } else if record.dirty && record.cache != own {
             findings.append(
                 .problem(
                     .backing, "the newest data of backing \(number) may be in another cache, \(record.cache)", "open it with that cache"))

@@ -7,10 +7,11 @@ import DequeModule
 extension WriteboostCache {
     static let join = CRC32CJoin(length: 4096)
 
-    func barrier(_ piece: PieceID, _ backing: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
+    func barrier(_ piece: Piece, _ backing: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
         tally.barriers += 1
-        if refusesWrites { return emit(.complete(piece, .io), &actions) }
-        barriers.append(Barrier(piece: piece, backing: backing))
+        if isAlone { return passAlone(piece, backing, &actions) }
+        if refusesWrites { return emit(.complete(piece.id, .io), &actions) }
+        barriers.append(Barrier(piece: piece.id, backing: backing))
         settle(now, &actions)
     }
 
@@ -113,7 +114,8 @@ extension WriteboostCache {
         let at = parts.startIndex + Int(serial - first.serial)
         parts[at].pending -= 1
         if !status.isOK { parts[at].failed = true }
-        if parts[at].pending > 0 { return }
+        // Given up meanwhile: what arrived or not makes no difference any more.
+        if parts[at].pending > 0 || alone != nil { return }
         if parts[at].failed { return logFailed(now, &actions) }
         parts[at].done = true
         logFailures = 0
@@ -142,16 +144,19 @@ extension WriteboostCache {
             logFailing = true
             emit(.event, &actions)
         }
+        if logFailing && beginAlone(now, &actions) { return }
         if logFailing { failBarriers(&actions) }
         let pause = UInt64(min(1000, 50 << min(logFailures, 5)))
         emit(.arm(timer: Timer.log, at: now + .milliseconds(pause)), &actions)
     }
     func retryLog(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if alone?.phase == .doubtful { alone?.phase = .recording }
+        if alone != nil { return }
         for i in 0..<parts.count where parts[parts.startIndex + i].failed && parts[parts.startIndex + i].pending == 0 {
             submitPart(i, &actions)
         }
     }
-    private func failBarriers(_ actions: inout ActionList) {
+    func failBarriers(_ actions: inout ActionList) {
         for barrier in committing + barriers { emit(.complete(barrier.piece, .io), &actions) }
         committing.removeAll(keepingCapacity: true)
         barriers.removeAll(keepingCapacity: true)
@@ -168,7 +173,9 @@ extension WriteboostCache {
     func wantAll() { wanted = max(wanted, current >= 0 && ram[current].hasChanges ? nextSerial : nextSerial - 1) }
     /// A commit whose end stands in `closeResult`, for the volume of this backing.
     func commitForClose(_ number: Int) {
-        closeResult = nil
+        closeResult = isAlone ? .ok : nil
+        if alone?.phase == .doubtful { closeResult = .io }
+        if closeResult != nil { return }
         closeWanted = number
     }
 
@@ -200,6 +207,7 @@ extension WriteboostCache {
         if commitFlushes > 0 || writtenSerial < commitTarget && !mutated(.commitCoversSent) { return }
         // A flush covers what was complete when it was sent.
         commitCovers = mutated(.commitCoversSent) ? commitTarget : writtenSerial
+        coveredID = writtenID
         commitStatus = .ok
         commitFlushes = 1
         closedSinceFlush = 0
@@ -232,7 +240,12 @@ extension WriteboostCache {
         commitFlushes -= 1
         if commitFlushes > 0 { return }
         commitActive = false
-        if !flushLost { durableSerial = max(durableSerial, commitCovers) }
+        let isBackingSaved = !committing.contains { backings[$0.backing]?.commitStatus.isOK == false }
+        if flushLost && isBackingSaved && beginAlone(now, &actions) { return }
+        if !flushLost {
+            durableSerial = max(durableSerial, commitCovers)
+            durableID = max(durableID, coveredID)
+        }
         if let number = closeActive { closeResult = commitStatus(of: number) }
         closeActive = nil
         for barrier in committing { emit(.complete(barrier.piece, commitStatus(of: barrier.backing)), &actions) }

@@ -85,7 +85,7 @@ extension WriteboostCache {
 
     /// May the whole blocks of this read be kept? Long sequential reads are not.
     func mayKeep(_ piece: Piece, _ backing: Int) -> Bool {
-        if settings.readCacheThreshold == 0 || suspending || refusesWrites { return false }
+        if settings.readCacheThreshold == 0 || suspending || refusesWrites || alone != nil { return false }
         let first = (piece.sector.count + 7) / 8, end = (piece.sector.count + piece.count.count) / 8
         if first >= end { return false }
         let keys = WriteboostIndex.key(backing, first)..<WriteboostIndex.key(backing, end)

@@ -5,9 +5,11 @@ import DequeModule
 
 /// Requests that change data: into RAM segments, answered from there; barriers wait for a commit (`+Log`).
 extension WriteboostCache {
-    var refusesWrites: Bool { logFailing || flushLost }
+    var refusesWrites: Bool { (logFailing || flushLost) && (alone == nil || alone?.phase == .doubtful) }
 
     func change(_ piece: Piece, _ backing: Int, _ now: Nanoseconds, _ actions: inout ActionList) {
+        if isAlone { return passAlone(piece, backing, &actions) }
+        if isLeavingLog { return backlog.append(Waiting(piece: piece, backing: backing, done: 0)) }
         if refusesWrites {
             tally.refusedWrites += 1
             return emit(.complete(piece.id, .io), &actions)
@@ -158,6 +160,7 @@ extension WriteboostCache {
         let id = currentID + 1, slot = geometry.slot(of: id)
         let tailID = mutated(.slotReusedUnretired) && back.phase == .flushing ? back.last : tailID
         if id - tailID + (back.takesReserve ? 0 : reserve) > UInt64(geometry.slots) { return false }
+        if id - durableID > UInt64(Self.longestUnflushed) { return false }
         // What stood here is on its backing; nobody may begin to read it any more, and who reads it now must end first.
         if ids[slot] != 0 {
             for place in 0..<geometry.slotBlocks { index.unlink(geometry.entry(slot, place)) }

@@ -8,7 +8,7 @@ import DequeModule
 /// writes: docs/formats/writeboost.md.
 ///
 /// * `WriteboostCache+Write`: requests into RAM segments. `+Log`: parts, commits. `+Read`: merged reads. `+Back`: write-back;
-///   `+Forward`: blocks whose backing cannot be written.
+///   `+Forward`: blocks whose backing cannot be written. `+Alone`: without the log.
 /// * `WriteboostShared`: open and recovery, volumes that join and leave, the end.
 final class WriteboostCache {
     struct Backing {
@@ -87,6 +87,8 @@ final class WriteboostCache {
     var nextSerial: UInt64 = 1, writtenSerial: UInt64 = 0, durableSerial: UInt64 = 0
     var parts: Deque<Part> = []
     var closedSinceFlush = 0
+    /// The newest segment that is closed, written and flushed; and what a flush under way will make of it.
+    var durableID: UInt64 = 0, coveredID: UInt64 = 0
     var tail = WriteboostTail()
     /// Which of its two places holds the one that counts: the other is written next, also when that failed before.
     var tailCopy = 0
@@ -113,6 +115,11 @@ final class WriteboostCache {
     /// The log cannot be written, or what it was given may be lost: answers would be promises nobody can keep.
     var logFailing = false, flushLost = false
 
+    /// The log is given up for the backing alone, or about to be (`+Alone`).
+    var alone: WriteboostAlone?
+    /// A manager holds the cache.
+    var isHeld = false
+
     var cells = WriteboostCells()
     /// The kernel's format: segments up to here hold clean copies that are not believed, and that the module would believe.
     var disbelieved: UInt64 = 0
@@ -128,11 +135,13 @@ final class WriteboostCache {
     var lastSync = Nanoseconds.zero
 
     static let maximumRAM = 8
+    /// Segments whose data recovery must verify, however long a flush takes: with the headers that is less than 1 % of 16 GiB.
+    static let longestUnflushed = 96
     enum Timer { static let back = 0, log = 1, tick = 2, barrier = 3 }
     /// Who gets the end of an own I/O: the top byte of its token.
     enum Token {
         static let part: UInt64 = 1, flush: UInt64 = 2, read: UInt64 = 3, backRead: UInt64 = 4, backWrite: UInt64 = 5
-        static let backFlush: UInt64 = 6, tail: UInt64 = 7, range: UInt64 = 8, operation: UInt64 = 9
+        static let backFlush: UInt64 = 6, tail: UInt64 = 7, range: UInt64 = 8, operation: UInt64 = 9, alone: UInt64 = 10
         static func make(_ kind: UInt64, _ value: UInt64) -> UInt64 { kind << 56 | value }
     }
 
@@ -188,6 +197,7 @@ final class WriteboostCache {
         case Token.backFlush: backFlushed(Int(value), status, now, &actions)
         case Token.tail: tailWritten(operation, status, now, &actions)
         case Token.range: gatherDone(Int(value), status, now, &actions)
+        case Token.alone: aloneDone(value == 1, status, now, &actions)
         default: break
         }
         settle(now, &actions)
@@ -208,6 +218,8 @@ final class WriteboostCache {
     /// After every event: begin what could not begin before.
     func settle(_ now: Nanoseconds, _ actions: inout ActionList) {
         while let piece = dropped.popLast() { emit(.complete(piece, .io), &actions) }
+        if alone != nil { pumpAlone(now, &actions) }
+        if alone != nil { return }
         pumpBacklog(now, &actions)
         if !cells.leaving.isEmpty { pumpCells(now, &actions) }
         pumpCommit(now, &actions)

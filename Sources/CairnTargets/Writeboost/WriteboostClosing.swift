@@ -65,6 +65,8 @@ extension WriteboostShared {
         guard let c = closing, let cache else { return false }
         let member = current?.member
         switch c.step {
+        // The cache device is not looked at any more, and the record stays.
+        case .backing where cache.isAlone: endClosing(nil, &actions)
         case .backing: if let member { readFacts(member, &actions) }
         case .facts:
             sumUp(operation.buffer, operation.token & 1, &actions)
@@ -130,7 +132,8 @@ extension WriteboostShared {
                 cache?.backings[member.number] = nil
             }
             if order.kind == .release { isHeld = false }
-            if c.isLast { isOpen = false }
+            // Without the log only this engine knows that the cache does not count; the next one reads it in the record.
+            if c.isLast && !(cache?.isAlone ?? false) { isOpen = false }
         }
         finish(error, &actions)
     }

@@ -25,25 +25,28 @@ package final class WriteboostIndex {
     private(set) var dirtyBlocks = 0
     /// By number of the backing.
     let dirtyOf: UnsafeMutablePointer<Int>
+    /// What all this takes.
+    let bytes: Int
 
     package init(count: Int) {
         self.count = count
         let bits = max(4, Int.bitWidth - (count - 1).leadingZeroBitCount)
         shift = UInt64(64 - bits)
-        keys = .allocate(capacity: count)
-        keys.initialize(repeating: 0, count: count)
-        live = .allocate(capacity: count)
-        live.initialize(repeating: 0, count: count)
-        flags = .allocate(capacity: count)
-        flags.initialize(repeating: 0, count: count)
-        crc = .allocate(capacity: count)
-        crc.initialize(repeating: 0, count: count)
-        next = .allocate(capacity: count)
-        next.initialize(repeating: Self.none, count: count)
-        heads = .allocate(capacity: 1 << bits)
-        heads.initialize(repeating: Self.none, count: 1 << bits)
-        dirtyOf = .allocate(capacity: 256)
-        dirtyOf.initialize(repeating: 0, count: 256)
+        var bytes = 0
+        func make<T>(_ value: T, _ count: Int) -> UnsafeMutablePointer<T> {
+            bytes += count * MemoryLayout<T>.stride
+            let memory = UnsafeMutablePointer<T>.allocate(capacity: count)
+            memory.initialize(repeating: value, count: count)
+            return memory
+        }
+        keys = make(0, count)
+        live = make(0, count)
+        flags = make(0, count)
+        crc = make(0, count)
+        next = make(Self.none, count)
+        heads = make(Self.none, 1 << bits)
+        dirtyOf = make(0, 256)
+        self.bytes = bytes
     }
     deinit {
         keys.deallocate()

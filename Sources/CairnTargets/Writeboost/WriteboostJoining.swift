@@ -97,6 +97,7 @@ extension WriteboostShared {
         joining = WriteboostJoining(found: found)
         guard let member = current?.member else { return firstWrites(now, &actions) }
         if found == nil, let error = judge(member) { return finish(error, &actions) }
+        if cache.isAlone { return joined(now, &actions) }
         // It was suspended without flushing, and its backing has not been let go meanwhile.
         if members[member.number] != nil { return firstWrites(now, &actions) }
         if let record = member.backing.record, !record.cache.isEmpty, record.cache != cacheName { member.distrust = true }
@@ -151,6 +152,7 @@ extension WriteboostShared {
             return members[number] == nil ? makeRecord(now, &actions) : joined(now, &actions)
         }
         joining?.step = .summary
+        if j.found?.isGivenUp ?? false { return writeTail(&actions) }
         if let found = j.found, found.mustClose { return writeSummary(found, &actions) }
         written(now, &actions)
     }
@@ -170,6 +172,21 @@ extension WriteboostShared {
         for (i, entry) in found.closingEntries.enumerated() { WriteboostSegment.store(entry, i, bytes) }
         WriteboostSegment.seal(bytes, secret: superblock.secret)
         send(device, .write, superblock.layout.offset(slot: UInt64(slot)), buffer, 4096, 0, &actions)
+    }
+
+    /// Of a log that was given up for the backing alone: all of it is behind the record.
+    private func writeTail(_ actions: inout ActionList) {
+        guard let cache, let superblock = cache.superblock, let buffer = borrow(WriteboostTail.size) else {
+            return finish(Self.noMemory("write the cache's metadata"), &actions)
+        }
+        cache.tail.sequence += 1
+        cache.tail.generation = superblock.generation
+        cache.tail.segment = cache.tailID
+        cache.tail.serial = cache.durableSerial
+        cache.tailCopy = 1 - cache.tailCopy
+        cache.tail.encode(into: arena.bytes(buffer), uuid: superblock.uuid)
+        let offset = WriteboostLayout.recordOffset + UInt64(cache.tailCopy) * 4096
+        send(device, .write, offset, buffer, WriteboostTail.size, 0, &actions)
     }
 
     /// What was just written or flushed has arrived: summary → flush → superblock B → flush → A → flush → record.
@@ -285,6 +302,7 @@ extension WriteboostShared {
         members[member.number] = Unowned(target: member)
         member.isAwake = true
         member.distrust = false
+        member.hasGoneOnAlone = false
         settings.take(member.settings)
         cache.settings = settings
         finish(nil, &actions)

@@ -49,9 +49,11 @@ extension WriteboostTarget {
         ]
         let own = cache.backings[number]
         let state =
-            cache.flushLost || own?.flushLost ?? false
-            ? "flush_failed"
-            : cache.logFailing ? "log_failing" : cache.back.failures >= 3 || own?.failures ?? 0 >= 3 ? "writeback_failing" : "ok"
+            cache.isAlone
+            ? "cache_lost"
+            : cache.flushLost || own?.flushLost ?? false
+                ? "flush_failed"
+                : cache.logFailing ? "log_failing" : cache.back.failures >= 3 || own?.failures ?? 0 >= 3 ? "writeback_failing" : "ok"
         let ours: [(String, String)] = [
             ("format", g.format == .kernel ? "kernel" : "cairn"), ("state", state), ("free_segments", "\(cache.freeSlots)"),
             ("nr_max_batched_writeback", "\(cache.settings.batch)"), ("drain_left", "\(cache.drainLeft)"),
@@ -80,11 +82,11 @@ extension WriteboostTarget {
             ("commits", t.commits), ("barriers", t.barriers), ("blocks_written_back", t.blocksBack), ("backing_writes", t.backWrites),
             ("batches", t.batches), ("tails", t.tails), ("neighbours_merged", t.merged), ("blocks_zeroed", t.zeroed),
             ("waits_for_room", t.waits), ("blocks_forwarded", t.forwarded), ("log_errors", t.logErrors), ("writeback_errors", t.backErrors),
-            ("flush_errors", t.flushErrors),
+            ("flush_errors", t.flushErrors), ("gone_on_alone", t.alone), ("blocks_saved_from_memory", t.aloneBlocks),
             ("bad_checksums", t.badChecksums), ("refused_writes", t.refusedWrites), ("blocks_replayed", t.replayed),
             ("read_blocks_staged", t.readStaged), ("read_blocks_inserted", t.readInserted), ("read_blocks_cancelled", t.readCancelled),
             ("read_runs_bypassed", t.readRuns), ("around_bytes", t.aroundBytes), ("blocks_verified", t.verified),
-            ("parts_abandoned", t.abandoned), ("recovery_bytes", t.recoveryBytes),
+            ("parts_abandoned", t.abandoned), ("recovery_bytes", t.recoveryBytes), ("index_bytes", UInt64(cache.index.bytes)),
         ]
     }
 }
@@ -99,6 +101,7 @@ extension WriteboostCache {
 
     /// Write back what is in the log now; what comes later does not hold it up.
     func drain(_ now: Nanoseconds, _ actions: inout ActionList) {
+        if alone != nil { return }
         if current >= 0 && ram[current].count > 0 { seal(closing: true, now, &actions) }
         back.drainTo = current >= 0 ? currentID - 1 : currentID
         back.notBefore = now

@@ -74,7 +74,7 @@ struct WriteboostCounters {
     var parts: UInt64 = 0, segments: UInt64 = 0, commits: UInt64 = 0, barriers: UInt64 = 0
     var blocksBack: UInt64 = 0, backWrites: UInt64 = 0, batches: UInt64 = 0, tails: UInt64 = 0
     var logErrors: UInt64 = 0, backErrors: UInt64 = 0, flushErrors: UInt64 = 0, badChecksums: UInt64 = 0, refusedWrites: UInt64 = 0
-    var forwarded: UInt64 = 0
+    var forwarded: UInt64 = 0, alone: UInt64 = 0, aloneBlocks: UInt64 = 0
     var waits: UInt64 = 0, merged: UInt64 = 0, zeroed: UInt64 = 0, taken: UInt64 = 0
     var readStaged: UInt64 = 0, readInserted: UInt64 = 0, readCancelled: UInt64 = 0, readRuns: UInt64 = 0, aroundBytes: UInt64 = 0
     var replayed: UInt64 = 0, verified: UInt64 = 0, abandoned: UInt64 = 0, recoveryBytes: UInt64 = 0

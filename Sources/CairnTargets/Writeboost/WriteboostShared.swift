@@ -49,6 +49,8 @@ package final class WriteboostShared: Resource {
     var formatting: WriteboostFormatting?
     /// I/O, jobs and questions of the operation under way, or of one that was given up.
     var underWay = 0
+    /// The state directory is told that the backing goes on alone.
+    private var recordsAlone = false
     /// The superblock on disk may say clean: it must say otherwise before the next write.
     var superblockIsClean = false
     /// The copy that is written next, never the only one that counts.
@@ -79,7 +81,7 @@ package final class WriteboostShared: Resource {
     }
 
     func pump(_ now: Nanoseconds, _ actions: inout ActionList) {
-        while current == nil && underWay == 0, let next = queue.popFirst() {
+        while current == nil && underWay == 0 && !(cache?.isLeavingLog ?? false), let next = queue.popFirst() {
             current = next
             switch next.kind {
             case .open where isOpen: finish(next.member.flatMap { judge($0) }, &actions)
@@ -100,6 +102,7 @@ package final class WriteboostShared: Resource {
         closing = nil
         formatting = nil
         if error != nil && !isOpen { cache = nil }
+        cache?.isHeld = isHeld
         if let member = order.member {
             return emit(error.map { .memberFailed(member.handle, $0) } ?? .memberDone(member.handle), &actions)
         }
@@ -246,8 +249,20 @@ package final class WriteboostShared: Resource {
     }
     /// What may go on after an event.
     private func moveOn(_ now: Nanoseconds, _ actions: inout ActionList) {
+        recordAlone(now, &actions)
         advanceClosing(now, &actions)
         pump(now, &actions)
+    }
+    /// Everything is on the backing: before anything else goes there, what the cache holds must be disowned.
+    private func recordAlone(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let alone = cache?.alone, alone.phase == .recording, !recordsAlone else { return }
+        guard let member = members[alone.number]?.target else {
+            cache?.endAlone(.noDevice, now, &actions)
+            return cache?.settle(now, &actions) ?? ()
+        }
+        recordsAlone = true
+        underWay += 1
+        emit(.record(member.backing.id, BackingRecord(cache: cacheName, dirty: false, writtenAlone: true)), &actions)
     }
     package override func fired(timer: Int, now: Nanoseconds, into actions: inout ActionList) {
         cache?.fired(timer, now, &actions)
@@ -272,7 +287,11 @@ package final class WriteboostShared: Resource {
     }
     package override func recorded(_ device: DeviceID, _ status: IOStatus, now: Nanoseconds, into actions: inout ActionList) {
         underWay -= 1
-        if current != nil && !status.isOK {
+        if recordsAlone {
+            recordsAlone = false
+            cache?.endAlone(status, wasAsked: true, now, &actions)
+            cache?.settle(now, &actions)
+        } else if current != nil && !status.isOK {
             failed(TargetError("remembering the cache in the state directory failed (errno \(status.errno))", status: status), &actions)
         } else if joining != nil {
             joined(now, &actions)

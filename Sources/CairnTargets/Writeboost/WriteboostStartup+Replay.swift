@@ -8,6 +8,11 @@ extension WriteboostShared {
         guard let cache, let s = startup else { return }
         startup?.step = .replay
         startup?.verifying = s.ids.lowerBound
+        if let superblock = cache.superblock, let member = current?.member, member.hasGoneOnAlone, superblock.registered == 1,
+            member.backing.record?.cache == superblock.uuidText
+        {
+            startup?.isGivenUp = true
+        }
         if s.mustClose { startup?.closingEntries = entries(of: s.ids.upperBound - 1) }
         cache.tailID = s.ids.lowerBound - 1
         replaySome(now, &actions)
@@ -40,9 +45,11 @@ extension WriteboostShared {
         }
         cache.currentID = s.ids.upperBound - 1
         cache.writtenID = cache.currentID
+        cache.durableID = cache.currentID
         cache.nextSerial = s.lastSerial + 1
         cache.writtenSerial = s.lastSerial
         cache.durableSerial = s.lastSerial
+        if startup?.isGivenUp ?? false { cache.tailID = cache.currentID }
         beginJoining(now, &actions)
     }
 
@@ -57,6 +64,7 @@ extension WriteboostShared {
             if key == 0 { continue }
             index.keys[i] = 0
             index.live[i] = 0
+            if startup?.isGivenUp ?? false { continue }
             // A copy of what the backing had: nothing tells whether it still has it.
             if flags & WriteboostStartup.clean != 0 && !mutated(.cleanCopyBelieved) {
                 if cache.geometry.format == .kernel { cache.disbelieved = id }

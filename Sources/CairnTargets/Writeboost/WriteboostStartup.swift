@@ -32,6 +32,8 @@ struct WriteboostStartup {
     var lastSerial: UInt64 = 0
     /// Block 0 of the last segment must be written: a crash left it open, or it was cut.
     var mustClose = false
+    /// The backing went on without this log: nothing of it counts (docs/formats/writeboost.md, 9).
+    var isGivenUp = false
     /// What it holds, in order; kept before the replay links the entries.
     var closingEntries: [WriteboostSegment.Entry] = []
     var verifying: UInt64 = 0

@@ -23,6 +23,8 @@ package final class WriteboostTarget: Target {
     var isAwake = false
     /// The backing was, or may have been, written without the cache.
     var distrust: Bool
+    /// The backing had everything, and was written without the cache since: whatever the log calls dirty is older.
+    var hasGoneOnAlone: Bool
 
     package static let type = TargetType(
         name: "writeboost", version: (2, 2, 18), claimsDevices: true, messages: WriteboostTarget.messageForms,
@@ -84,6 +86,7 @@ package final class WriteboostTarget: Target {
         self.backing = backing
         self.shared = shared
         distrust = backing.record?.writtenAlone ?? false
+        hasGoneOnAlone = backing.record.map { $0.writtenAlone && !$0.dirty } ?? false
         super.init(typeName: context.typeName, start: context.start, length: context.length)
         resource = shared
         traits.maximumIO = 512
@@ -104,7 +107,7 @@ package final class WriteboostTarget: Target {
         cache.back.lastNow = max(cache.back.lastNow, now)
         switch piece.operation {
         case .read: cache.read(piece, number, now, &actions)
-        case .flush: cache.barrier(piece.id, number, now, &actions)
+        case .flush: cache.barrier(piece, number, now, &actions)
         case .write, .discard, .writeZeroes: cache.change(piece, number, now, &actions)
         }
     }
@@ -132,6 +135,7 @@ package final class WriteboostTarget: Target {
     }
     package override func abandoned() { shared.abandon(self) }
     package override func leave(now: Nanoseconds, into actions: inout ActionList) { shared.forget(self, now, &actions) }
+    package override func needsFlush(_ device: DeviceID) -> Bool { device != shared.device || !(shared.cache?.isAlone ?? false) }
     package override var holdsAnswers: Bool { shared.isOpen && !isAwake && shared.members[number]?.target === self }
     package override func succeed(_ predecessor: Target) {
         guard let old = predecessor as? WriteboostTarget, old.shared === shared, old.backing.id == backing.id else { return }

@@ -39,14 +39,14 @@ extension WriteboostVerb {
         if survey.isRefused || verdict.isAnother || verdict.findings.contains(where: \.isProblem), let first {
             throw TargetError(first.sentence, status: .permission, hint: first.advice)
         }
-        let dirty = dirty(survey)
+        let dirty = verdict.isGivenUp ? [:] : dirty(survey)
         for number in dirty.keys.sorted() where backings.words[number] == nil {
             throw TargetError(
                 "\(dirty[number]?.blocks ?? 0) dirty blocks belong to backing \(number), which was not given",
                 hint: "give every backing with a --backing of its own; cairn writeboost meta lists them")
         }
         var ranges: [(backing: Int, sector: UInt64, count: UInt64)] = []
-        if looksOnly(arguments) { survey.runs { ranges.append(($0, $1, $2)) } }
+        if looksOnly(arguments) && !verdict.isGivenUp { survey.runs { ranges.append(($0, $1, $2)) } }
         return Look(
             name: device.facts.kernelName, format: image.format, dirty: dirty, ranges: ranges, blocks: survey.summary.dirtyBlocks,
             backings: backings)
@@ -81,7 +81,9 @@ extension WriteboostVerb {
         if CacheVerb.wantsJSON(arguments) {
             let ranges = look.ranges.map { JSON.array([.count($0.backing), .count($0.sector), .count($0.count)]) }
             let answer: JSON = .dictionary([
-                "version": .unsigned(1), "device": .string(look.name), "dirty_blocks": .count(look.blocks), "ranges": .array(ranges),
+                "version": .unsigned(1), "device": .string(look.name),
+                "dirty_blocks": .count(look.dirty.values.reduce(0) { $0 + $1.blocks }),
+                "ranges": .array(ranges),
             ])
             return Output.out(answer.text)
         }

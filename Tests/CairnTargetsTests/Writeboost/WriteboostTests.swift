@@ -22,17 +22,30 @@ struct LogStage {
         } else {
             let layout = try #require(WriteboostLayout(slotBlocks: slotBlocks, slots: slots))
             fast = host.addDisk("b", sectors: layout.totalBytes / 512)
-            var superblock = WriteboostSuperblock(
-                uuid: (1...16).map { UInt8($0) }, secret: 99, layout: layout, cacheSectors: fast.size.count)
-            var known = WriteboostSuperblock.Backing()
-            known.kind = DeviceIdentity.Kind.simulated.rawValue
-            known.name = "a"
-            known.sectors = backing.size.count
-            superblock.backings[0] = known
-            put(superblock)
+            Self.format(fast, layout, [backing])
         }
     }
-    func put(_ superblock: WriteboostSuperblock) {
+
+    static let uuid = (1...16).map { UInt8($0) }
+    static let secret: UInt64 = 99
+    static func format(_ fast: SimDisk, _ layout: WriteboostLayout, _ backings: [SimDisk], inUse: Bool = false) {
+        var superblock = WriteboostSuperblock(uuid: uuid, secret: secret, layout: layout, cacheSectors: fast.size.count)
+        if inUse {
+            superblock.state = .inUse
+            superblock.generation = 1
+            superblock.mayBeDirty = true
+        }
+        for (i, backing) in backings.enumerated() {
+            var known = WriteboostSuperblock.Backing()
+            known.kind = DeviceIdentity.Kind.simulated.rawValue
+            known.name = backing.name
+            known.sectors = backing.size.count
+            superblock.backings[i] = known
+        }
+        put(superblock, on: fast)
+    }
+    func put(_ superblock: WriteboostSuperblock) { Self.put(superblock, on: fast) }
+    private static func put(_ superblock: WriteboostSuperblock, on fast: SimDisk) {
         var bytes = [UInt8](repeating: 0, count: WriteboostSuperblock.size)
         bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
         for offset in [WriteboostLayout.superblockA, WriteboostLayout.superblockB] { fast.poke(offset / 512, bytes) }
@@ -54,6 +67,10 @@ struct LogStage {
     }
     func open(_ words: String = "2 writeback_threshold 0") throws -> Volume {
         try host.create("v", "0 \(Self.sectors) writeboost a b \(words)")
+    }
+    func resize(_ disk: SimDisk, to sectors: UInt64) {
+        disk.size = Sectors(sectors)
+        host.engine.resized(host: disk.index, to: disk.size)
     }
     func counter(_ volume: Volume, _ name: String) -> UInt64 {
         volume.live?.targets.first?.counters().first { $0.name == name }?.value ?? 0
@@ -171,12 +188,14 @@ struct WriteboostTests {
     // MARK: Refusals; nothing is written
 
     static func refusal(_ stage: LogStage, _ words: String = "") -> String? {
-        let before = stage.fast.sent[Int(Operation.write.rawValue)]
+        func writes() -> Int { [stage.fast, stage.backing].reduce(0) { $0 + $1.sent[Int(Operation.write.rawValue)] } }
+        let before = writes()
         do throws(TargetError) {
             try stage.host.create("v", "0 \(LogStage.sectors) writeboost a b \(words)")
             return nil
         } catch {
-            #expect(stage.fast.sent[Int(Operation.write.rawValue)] == before, "something was written")
+            #expect(writes() == before, "something was written")
+            #expect(stage.host.records["a"] == nil || stage.host.records["a"]?.writtenAlone == false)
             return error.text
         }
     }
