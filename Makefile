@@ -5,7 +5,7 @@ PACKAGES = pkg-config liburing-dev libblkid-dev libdevmapper-dev libisal-dev dms
 PREFIX ?= /usr/local
 BIN = .build/release/cairn
 
-.PHONY: deps build bench-tools demo test check storm mutants fuzz fuzz-merge bench bench-full format install clean
+.PHONY: deps build bench-tools demo test check storm mutants fuzz fuzz-merge bench bench-full bars micro format install clean
 
 # Installs what Debian has and this machine lacks; does nothing, and needs neither root nor network, when all is there.
 deps:
@@ -54,6 +54,13 @@ bench: build
 	python3 bench/peers/peers.py --set quick
 bench-full: build
 	python3 bench/peers/peers.py --set full
+
+# What is promised of the engine, ssdcache and writeboost, against the file below them (10 minutes); what targets stand on, against C.
+bars: build
+	python3 bench/bars.py
+micro:
+	swift build -c release --static-swift-stdlib --product micro-bench
+	.build/release/micro-bench
 
 format:
 	swift format --in-place --recursive Sources Tests bench Package.swift

@@ -63,7 +63,7 @@ struct WriteboostKernelTests {
                     let block = try WriteboostKernelFormat.metablock(whole, i, backingSectors: UInt64(volume.count / 512))
                     for s in 0..<8 where block.dirtyBits >> UInt8(s) & 1 == 1 {
                         let to = (Int(block.sector) + s) * 512, from = 4096 * (i + 1) + s * 512
-                        volume.withUnsafeMutableBytes { memcpy($0.baseAddress! + to, whole.baseAddress! + from, 512) }
+                        _ = volume.withUnsafeMutableBytes { memcpy($0.baseAddress! + to, whole.baseAddress! + from, 512) }
                     }
                 }
             }

@@ -22,7 +22,7 @@ struct WriteboostManagerTests {
             do {
                 if try !host.order(manager, text) { _ = try host.message(manager, text) }
                 Issue.record("\(text) was taken")
-            } catch { #expect((error as? TargetError)?.text.contains(sentence) == true, "\(error)") }
+            } catch { #expect(error.text.contains(sentence), "\(error)") }
         }
     }
 
@@ -82,7 +82,7 @@ struct WriteboostManagerTests {
             do {
                 _ = try host.create("v", table)
                 Issue.record("\(table) was taken")
-            } catch { #expect((error as? TargetError)?.text.contains(sentence) == true, "\(error)") }
+            } catch { #expect(error.text.contains(sentence), "\(error)") }
         }
         let volume = try host.create("v", "0 4096 writeboost 5 a 1")
         #expect(host.write(volume, 0, LogStage.block(1)).isOK)
@@ -90,7 +90,7 @@ struct WriteboostManagerTests {
             do {
                 _ = try host.create("w", table)
                 Issue.record("\(table) was taken")
-            } catch { #expect((error as? TargetError)?.text.contains(sentence) == true, "\(error)") }
+            } catch { #expect(error.text.contains(sentence), "\(error)") }
         }
         try host.remove(volume)
         #expect(throws: TargetError.self) { try host.create("v", "0 4096 writeboost 6 a 1") }
