@@ -35,7 +35,7 @@ check: deps
 # Storms for STORM_MINUTES over every target: docs/STORM.md.
 STORM_MINUTES ?= 10
 storm: deps
-	swift build -c release --product cairn-storm
+	swift build -c release --static-swift-stdlib --product cairn-storm
 	.build/release/cairn-storm --target all --minutes $(STORM_MINUTES) --seed $(or $(STORM_SEED),1)
 
 # Deliberate bugs, one after another: the table of docs/STORM.md. Fails when one is not found.

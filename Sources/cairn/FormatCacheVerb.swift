@@ -150,7 +150,7 @@ enum FormatCacheVerb {
     /// The backing has a new, empty cache: what its record said of another one counts no more.
     static func remember(_ backing: Backing, cache: String, _ state: StateDirectory?) {
         if backing.identity.kind == .volume { return }
-        try? state?.remember(backing.identity, .init(cache: cache, dirty: false, writtenAlone: false), file: backing.attributed)
+        try? state?.remember(backing.identity, .init(cache: cache, dirty: false, writtenAlone: false), file: backing.attributed?.fd.raw)
     }
 
     static func confirm(_ cache: borrowing OpenedDevice, _ arguments: Arguments) throws(TargetError) {
@@ -231,9 +231,19 @@ struct Backing {
     let size: Sectors
     let logicalBlock: UInt32
     let identity: DeviceIdentity
-    /// Of a file: the cache that may have its newest data, as the file itself says, and then its descriptor.
+    /// Of a file: the cache that may have its newest data, as the file itself says, and then a descriptor of its own.
     let attribute: String?
-    let attributed: Int32?
+    let attributed: HeldFile?
+
+    /// Open as long as anybody has it.
+    final class HeldFile {
+        let fd: OwnedFD
+        init?(duplicate raw: Int32) {
+            let own = fcntl(raw, F_DUPFD_CLOEXEC, 0)
+            if own < 0 { return nil }
+            fd = OwnedFD(own)
+        }
+    }
 
     init(_ device: borrowing OpenedDevice) {
         name = device.facts.kernelName
@@ -242,7 +252,7 @@ struct Backing {
         logicalBlock = device.facts.limits.logicalBlock
         identity = device.facts.identity
         attribute = device.isBlock ? nil : cacheAttribute(device.fd.raw)
-        attributed = attribute == nil ? nil : device.fd.raw
+        attributed = attribute == nil ? nil : HeldFile(duplicate: device.fd.raw)
     }
 
     /// nil when the word names no volume of a running engine.

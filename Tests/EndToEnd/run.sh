@@ -595,6 +595,18 @@ c.img: would write 98304 sectors in 1 ranges to backing 2."
     cairn create low --table "0 131072 linear b.img 0" && cairn remove low || fail "b alone"
 }
 
+# A backing whose cache is formatted anew has that one: what its record and the file's attribute said of the old one is over.
+test_writeboost_formatted_again() {
+    truncate -s 16M b.img; truncate -s 12M c.img
+    for format in cairn kernel cairn; do
+        cairn format-cache --target writeboost --format $format --backing b.img --yes --force c.img > /dev/null 2>&1 || fail "format $format"
+        cairn create v --table "0 32768 writeboost b.img c.img 2 writeback_threshold 0" || fail "$format is refused"
+        qemu-io -f raw "$(uri v)" -c 'write -P 9 0 64k' -c flush > /dev/null
+        cairn remove v
+        refused 5 "its newest data may be in the cache" cairn format-cache --target writeboost --backing b.img --yes c.img
+    done
+}
+
 # Caches that are none, or not this one's, or not whole: a sentence, and not a byte is written.
 test_writeboost_bad_input() {
     truncate -s 16M b.img other.img small.img; truncate -s 12M c.img k.img plain.img; truncate -s 1M tiny.img; truncate -s 1536K ktiny.img
