@@ -9,7 +9,7 @@ BIN = .build/release/cairn
 
 # Installs what Debian has and this machine lacks; does nothing, and needs neither root nor network, when all is there.
 deps:
-	@missing=""; for p in $(PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; done; \
+	@missing=""; for p in $(PACKAGES); do command -v $$p > /dev/null && continue; dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q "ok installed" || missing="$$missing $$p"; done; \
 	if [ -z "$$missing" ]; then echo "deps: all packages are installed"; else \
 	echo "deps: installing$$missing"; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; fi
 
