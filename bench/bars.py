@@ -201,10 +201,10 @@ class Boost:
 
 @bar("writeboost: random 4k writes on a device of 266 MB/s, of its sequential 1 MiB writes", 0.974)
 def paced(place):
-    boost = Boost(place, 4096, ",pace=266M")
+    boost = Boost(place, 1536, ",pace=266M")
     log, sequential = place.rounds(
-        lambda: place.bench("--mix", "write", "--depth", "64", table=boost.format(), time=5)["iops"] * 4096 / 1e6,
-        lambda: place.bench("--mix", "write", "--depth", "4", "--block", "1M", "--pattern", "sequential", table=boost.alone, time=5)["iops"]
+        lambda: place.bench("--mix", "write", "--depth", "64", table=boost.format(), time=3)["iops"] * 4096 / 1e6,
+        lambda: place.bench("--mix", "write", "--depth", "4", "--block", "1M", "--pattern", "sequential", table=boost.alone, time=3)["iops"]
         * MIB / 1e6)
     yield "of the sequential rate", ratios(log, sequential), "x"
     yield "through the log", log, "MB/s"
