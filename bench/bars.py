@@ -201,7 +201,7 @@ class Boost:
 
 @bar("writeboost: random 4k writes on a device of 266 MB/s, of its sequential 1 MiB writes", 0.974)
 def paced(place):
-    boost = Boost(place, 1536, ",pace=266M")
+    boost = Boost(place, 1536, ",cache=direct,pace=266M")
     log, sequential = place.rounds(
         lambda: place.bench("--mix", "write", "--depth", "64", table=boost.format(), time=3)["iops"] * 4096 / 1e6,
         lambda: place.bench("--mix", "write", "--depth", "4", "--block", "1M", "--pattern", "sequential", table=boost.alone, time=3)["iops"]
@@ -213,7 +213,7 @@ def paced(place):
 
 @bar("writeboost: random 4k writes, unpaced, direct, of what is wanted: min(6, 0.9 x sequential/random) x random", 1)
 def unpaced(place):
-    boost = Boost(place, 4096, ",cache=direct")
+    boost = Boost(place, 2048, ",cache=direct")
     log, random, sequential = place.rounds(
         lambda: place.bench("--mix", "write", "--depth", "64", table=boost.format())["iops"] * 4096 / 1e6,
         lambda: place.bench("--mix", "write", "--depth", "64", table=boost.alone)["iops"] * 4096 / 1e6,
