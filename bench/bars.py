@@ -198,14 +198,20 @@ class Boost:
         self.place.cairn("format-cache", "--target", "writeboost", "--backing", self.slow, "--yes", "--force", self.fast)
         return self.table
 
+    def random(self, table, time=None):
+        """MB/s of 4 KiB writes."""
+        return self.place.bench("--mix", "write", "--depth", "64", table=table, time=time)["iops"] * 4096 / 1e6
+
+    def sequential(self, time=None):
+        """MB/s of 1 MiB writes to the cache's file alone."""
+        words = ("--mix", "write", "--depth", "4", "--block", "1M", "--pattern", "sequential")
+        return self.place.bench(*words, table=self.alone, time=time)["iops"] * MIB / 1e6
+
 
 @bar("writeboost: random 4k writes on a device of 266 MB/s, of its sequential 1 MiB writes", 0.974)
 def paced(place):
     boost = Boost(place, 1536, ",cache=direct,pace=266M")
-    log, sequential = place.rounds(
-        lambda: place.bench("--mix", "write", "--depth", "64", table=boost.format(), time=3)["iops"] * 4096 / 1e6,
-        lambda: place.bench("--mix", "write", "--depth", "4", "--block", "1M", "--pattern", "sequential", table=boost.alone, time=3)["iops"]
-        * MIB / 1e6)
+    log, sequential = place.rounds(lambda: boost.random(boost.format(), 3), lambda: boost.sequential(3))
     yield "of the sequential rate", ratios(log, sequential), "x"
     yield "through the log", log, "MB/s"
     yield "sequential", sequential, "MB/s"
@@ -214,11 +220,7 @@ def paced(place):
 @bar("writeboost: random 4k writes, unpaced, direct, of what is wanted: min(6, 0.9 x sequential/random) x random", 1)
 def unpaced(place):
     boost = Boost(place, 2048, ",cache=direct")
-    log, random, sequential = place.rounds(
-        lambda: place.bench("--mix", "write", "--depth", "64", table=boost.format())["iops"] * 4096 / 1e6,
-        lambda: place.bench("--mix", "write", "--depth", "64", table=boost.alone)["iops"] * 4096 / 1e6,
-        lambda: place.bench("--mix", "write", "--depth", "4", "--block", "1M", "--pattern", "sequential", table=boost.alone)["iops"]
-        * MIB / 1e6)
+    log, random, sequential = place.rounds(lambda: boost.random(boost.format()), lambda: boost.random(boost.alone), boost.sequential)
     yield "of what is wanted", [a / (min(6, 0.9 * c / b) * b) for a, b, c in zip(log, random, sequential)], "x"
     yield "of the sequential rate (wanted 0.5)", ratios(log, sequential), "x"
     yield "through the log", log, "MB/s"

@@ -12,8 +12,8 @@ extension NBDConnection {
     }
     /// Bytes of one step of a request that is carried out in steps.
     private static let step = 256 << 10
-    /// Bytes of payloads of the requests that the service takes at a time.
-    private static let part = 256 << 10
+    /// Bytes of payloads that go on together: a part of what a core's cache holds.
+    package static let part = 256 << 10
 
     // MARK: Looking at a request
 

@@ -74,8 +74,6 @@ final class Reactor {
     private static let company = Nanoseconds.milliseconds(500)
     /// Requests that came or were answered in this turn; turns until a crowd is forgotten.
     private var served = 0, crowded = 0
-    /// Bytes of payloads that are copied in and out at a time: a part of what a core's cache holds.
-    private static let cached = 256 << 10
     private static let few = 4, crowdLasts = 64
 
     init(_ options: EngineOptions) throws(SystemError) {
@@ -174,9 +172,9 @@ final class Reactor {
                 }
             }
             // Large answers leave before the next are read: what was just copied is still in the processor's cache.
-            if copied >= Self.cached { for index in touched { if let client = clients[index] { settle(client) } } }
+            if copied >= NBDConnection.part { for index in touched { if let client = clients[index] { settle(client) } } }
             copied = 0
-            while copied < Self.cached, let operation = engine.deviceOperations.popFirst() {
+            while copied < NBDConnection.part, let operation = engine.deviceOperations.popFirst() {
                 guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
                 if operation.operation == .flush { io.mayWait = isLonely }
                 if host.file.buffered { copied += Int(operation.length.count) }
@@ -254,7 +252,7 @@ final class Reactor {
     private func receive(_ client: Client) {
         // A fast client must not starve the others, and payloads go on while the processor has them in its cache.
         var received = 0
-        while received < Self.cached {
+        while received < NBDConnection.part {
             let space = client.nbd.receiveSpace()
             if space.isEmpty { return }
             switch Sockets.receive(client.fd, space) {

@@ -52,7 +52,7 @@ extension FormatCacheVerb {
 
     /// What both formats refuse.
     private static func check(_ cache: borrowing OpenedDevice, _ backings: [Backing], _ arguments: Arguments) throws(TargetError) {
-        for backing in backings { try check(cache, backing, arguments) }
+        try check(cache, backings: backings, arguments)
         let name = cache.facts.kernelName
         if let old = writeboostInUse(cache.fd.raw), !arguments.has("force") {
             throw TargetError(
@@ -60,7 +60,15 @@ extension FormatCacheVerb {
                 hint: "--force formats it all the same, and what only it holds is lost")
         }
     }
-    private static func check(_ cache: borrowing OpenedDevice, _ backing: Backing, _ arguments: Arguments) throws(TargetError) {
+    private static func check(
+        _ cache: borrowing OpenedDevice, backings: [Backing], _ arguments: Arguments
+    ) throws(TargetError) {
+        let state = try? StateDirectory()
+        for backing in backings { try check(cache, backing, state, arguments) }
+    }
+    private static func check(
+        _ cache: borrowing OpenedDevice, _ backing: Backing, _ state: StateDirectory?, _ arguments: Arguments
+    ) throws(TargetError) {
         if cache.key == backing.key {
             throw TargetError("the cache and the backing are the same device", status: .busy, hint: "they must be two")
         }
@@ -68,7 +76,12 @@ extension FormatCacheVerb {
         if backing.size == .zero {
             throw TargetError("the backing device is empty (0 sectors)", hint: "give it its size first, with truncate for a file")
         }
-        try refuseDirty(backing, try? StateDirectory(), arguments)
+        try refuseDirty(backing, state, arguments)
+    }
+
+    private static func remember(_ backings: [Backing], cache: String) {
+        let state = try? StateDirectory()
+        for backing in backings { remember(backing, cache: cache, state) }
     }
 
     private static func names(_ backings: [Backing]) -> String { backings.map(\.name).joined(separator: ", ") }
@@ -90,7 +103,7 @@ extension FormatCacheVerb {
 
     private static func add(_ cache: borrowing OpenedDevice, _ backings: [Backing], _ arguments: Arguments) throws(TargetError) {
         let name = cache.facts.kernelName
-        for backing in backings { try check(cache, backing, arguments) }
+        try check(cache, backings: backings, arguments)
         var superblock: WriteboostSuperblock
         let lesser: UInt64
         do throws(DecodeError) { (superblock, lesser) = try Self.superblock(cache.fd.raw) } catch {
@@ -114,7 +127,7 @@ extension FormatCacheVerb {
         do throws(SystemError) { try write(superblock, Zeroes(cache.fd.raw), cache.fd.raw, first: lesser) } catch {
             throw error.asTargetError
         }
-        for backing in backings { remember(backing, cache: superblock.uuidText, try? StateDirectory()) }
+        remember(backings, cache: superblock.uuidText)
         if arguments.has("quiet") { return }
         for backing in backings {
             let number = superblock.number(of: backing.identity) ?? 0
@@ -187,7 +200,7 @@ extension FormatCacheVerb {
             progress.finish()
             try write(superblock, first, cache.fd.raw)
         } catch { throw error.asTargetError }
-        for backing in backings { remember(backing, cache: superblock.uuidText, try? StateDirectory()) }
+        remember(backings, cache: superblock.uuidText)
         if arguments.has("quiet") { return }
         Output.out("\(name): formatted as writeboost \(superblock.uuidText) for \(Self.names(backings)): \(what).")
     }
@@ -219,7 +232,7 @@ extension FormatCacheVerb {
             try syncData(cache.fd.raw)
         } catch { throw error.asTargetError }
         // Its name is known when it is opened.
-        remember(backing, cache: "", try? StateDirectory())
+        remember([backing], cache: "")
         if arguments.has("quiet") { return }
         Output.out("\(name): formatted as writeboost in the kernel's format: \(slots) segments of 512 KiB.")
     }
