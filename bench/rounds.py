@@ -54,13 +54,16 @@ class Workplace:
             raise RuntimeError("cairn %s: %s" % (" ".join(words), done.stderr + done.stdout))
         return done.stdout.strip()
 
-    def file(self, name, mib):
-        """Data in every block, and in the page cache, so that nobody reads holes."""
+    def file(self, name, mib, cached=True):
+        """Data in every block, so that nobody reads holes; in the page cache, too, or not: the first direct write to what is there has to
+        drop it, which is slower than the write."""
         with open(self.path(name), "wb") as out:
             for _ in range(mib):
                 out.write(self.content)
             out.flush()
             os.fsync(out.fileno())
+            if not cached:
+                os.posix_fadvise(out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return self.path(name)
 
     def sparse(self, name, mib):

@@ -89,7 +89,7 @@ class Stage(Workplace):
             for aio in ("threads", "io_uring"):
                 self.qemu("buffered", "qemu-nbd writeback, " + aio, "writeback", aio)
         if "direct" in groups:
-            self.volume("direct", "cairn linear", "direct", "0 %d linear %s,cache=direct 0" % (sectors, self.file("direct.img", size)))
+            self.volume("direct", "cairn linear", "direct", "0 %d linear %s,cache=direct 0" % (sectors, self.file("direct.img", size, False)))
             for aio in ("threads", "io_uring"):
                 self.qemu("direct", "qemu-nbd none, " + aio, "none", aio)
         if "zero" in groups:
@@ -116,7 +116,7 @@ class Stage(Workplace):
     def qemu(self, group, name, cache, aio):
         socket = "%s-%s.sock" % (cache, aio)
         self.spawn(group, name, ["qemu-nbd", "-k", self.path(socket), "-t", "-e", "8", "-f", "raw", "--cache=" + cache, "--aio=" + aio,
-                                 self.file(socket + ".img", self.options.size)], socket)
+                                 self.file(socket + ".img", self.options.size, cache != "none")], socket)
 
     def end(self):
         for process in self.started:

@@ -1,3 +1,5 @@
+import CairnCore
+
 /// Blocks that are not in the cache but were asked for lately: as many as the cache has slots, four bytes each. Sets of 16,
 /// the newest in front; a full set forgets its oldest. A block is known by 20 bits of its hash: one look-up in 60,000 takes a
 /// stranger for it, and the price is a place in the wrong queue.
@@ -9,8 +11,7 @@ struct SSDCacheGhosts: ~Copyable {
 
     init(_ slots: Int) {
         sets = max(slots / Self.ways, 1)
-        entries = .allocate(capacity: sets * Self.ways)
-        entries.initialize(repeating: 0, count: sets * Self.ways)
+        entries = LargeMemory.allocate(0, sets * Self.ways)
     }
     deinit { entries.deallocate() }
     mutating func copy(_ other: borrowing SSDCacheGhosts) { entries.update(from: other.entries, count: min(sets, other.sets) * Self.ways) }

@@ -1,3 +1,5 @@
+import CairnCore
+
 /// Which block goes when another one comes. Knows slots and block numbers only: no I/O, no clock of the outside, no
 /// allocation after `init`, so that a simulator can drive it without an engine. Time is counted in accesses.
 ///
@@ -46,15 +48,11 @@ package final class SSDCacheReplacement {
     package init(slots: Int, policy: Policy = .standard) {
         self.slots = slots
         self.policy = policy
-        uses = .allocate(capacity: slots)
-        uses.initialize(repeating: 0, count: slots)
-        used = .allocate(capacity: slots)
-        used.initialize(repeating: 0, count: slots)
-        queued = .allocate(capacity: slots)
-        queued.initialize(repeating: 0, count: slots)
+        uses = LargeMemory.allocate(0, slots)
+        used = LargeMemory.allocate(0, slots)
+        queued = LargeMemory.allocate(0, slots)
         memory = SSDCacheGhosts(slots)
-        offered = .allocate(capacity: Self.maximumOffers)
-        offered.initialize(repeating: 0, count: Self.maximumOffers)
+        offered = LargeMemory.allocate(0, Self.maximumOffers)
     }
     deinit {
         uses.deallocate()

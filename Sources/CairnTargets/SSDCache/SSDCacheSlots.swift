@@ -42,16 +42,11 @@ final class SSDCacheSlots {
         self.layout = layout
         count = Int(layout.slots)
         words = layout.bitmapBytes / 8
-        keys = .allocate(capacity: count)
-        keys.initialize(repeating: 0, count: count)
-        valid = .allocate(capacity: count * words)
-        valid.initialize(repeating: 0, count: count * words)
-        dirty = .allocate(capacity: count * words)
-        dirty.initialize(repeating: 0, count: count * words)
-        references = .allocate(capacity: count)
-        references.initialize(repeating: 0, count: count)
-        flags = .allocate(capacity: count)
-        flags.initialize(repeating: 0, count: count)
+        keys = LargeMemory.allocate(0, count)
+        valid = LargeMemory.allocate(0, count * words)
+        dirty = LargeMemory.allocate(0, count * words)
+        references = LargeMemory.allocate(0, count)
+        flags = LargeMemory.allocate(0, count)
     }
     /// The same entries, used by nobody.
     func copy() -> SSDCacheSlots {
@@ -246,10 +241,8 @@ package struct SSDCacheBlockIndex: ~Copyable {
     /// `capacity` is a power of two.
     package init(capacity: Int) {
         mask = capacity * 2 - 1
-        keys = .allocate(capacity: capacity * 2)
-        keys.initialize(repeating: 0, count: capacity * 2)
-        values = .allocate(capacity: capacity * 2)
-        values.initialize(repeating: -1, count: capacity * 2)
+        keys = LargeMemory.allocate(0, capacity * 2)
+        values = LargeMemory.allocate(-1, capacity * 2)
     }
     deinit {
         keys.deallocate()

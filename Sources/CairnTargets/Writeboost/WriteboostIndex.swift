@@ -33,11 +33,9 @@ package final class WriteboostIndex {
         let bits = max(4, Int.bitWidth - (count - 1).leadingZeroBitCount)
         shift = UInt64(64 - bits)
         var bytes = 0
-        func make<T>(_ value: T, _ count: Int) -> UnsafeMutablePointer<T> {
+        func make<T: BitwiseCopyable>(_ value: T, _ count: Int) -> UnsafeMutablePointer<T> {
             bytes += count * MemoryLayout<T>.stride
-            let memory = UnsafeMutablePointer<T>.allocate(capacity: count)
-            memory.initialize(repeating: value, count: count)
-            return memory
+            return LargeMemory.allocate(value, count)
         }
         keys = make(0, count)
         live = make(0, count)
