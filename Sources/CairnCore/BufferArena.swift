@@ -58,17 +58,12 @@ public final class BufferArena {
     ///   - bytes: size of the region, rounded down to a power of two of at least 64 KiB.
     ///   - reservedShare: what `.client` may not take, 0 ... 0.5.
     ///   - memory: 4 KiB-aligned memory of the host of at least that size, or nil to allocate.
-    ///   - isLarge: in large pages (`LargeMemory`), for an arena that lives long.
-    public init(bytes: Int, reservedShare: Double = 0.125, memory: UnsafeMutableRawPointer? = nil, isLarge: Bool = false) {
+    public init(bytes: Int, reservedShare: Double = 0.125, memory: UnsafeMutableRawPointer? = nil) {
         precondition(bytes >= 65536, "an arena needs at least 64 KiB")
         let order = Int.bitWidth - 1 - (bytes / Self.pageSize).leadingZeroBitCount
         topOrder = order
         pageCount = 1 << order
-        let size = pageCount * Self.pageSize
-        base =
-            memory
-            ?? (isLarge
-                ? LargeMemory.allocate(bytes: size, alignment: Self.pageSize) : .allocate(byteCount: size, alignment: Self.pageSize))
+        base = memory ?? LargeMemory.allocate(bytes: pageCount * Self.pageSize, alignment: Self.pageSize)
         ownsMemory = memory == nil
         reservedPages = Int(Double(pageCount) * reservedShare)
         references = .allocate(capacity: pageCount)

@@ -1,19 +1,19 @@
-import Glibc
-
 /// Memory that is used all over, for as long as a volume lives: in pages of 2 MiB where the system has them to give. Not cleared.
 ///
 /// A look-up in a table of a million blocks misses the TLB for each array it touches, and the kernel pins a direct write of 1 MiB page
 /// by page. With large pages random writes through writeboost are 1.3 times as many (docs/PERFORMANCE.md). What is smaller than one such
-/// page stays as it is, and so does all of it where the system's setting is "never".
+/// page stays as it is.
 package enum LargeMemory {
     private static let page = 2 << 20
+    /// How a host asks its system for large pages; without one there are none.
+    // Unsafe because anybody could set it: `main` does, before there is a second thread, and nobody later.
+    package nonisolated(unsafe) static var advise: @Sendable (UnsafeMutableRawPointer, Int) -> Void = { _, _ in }
 
     /// To be given back with `deallocate()`.
     package static func allocate(bytes: Int, alignment: Int) -> UnsafeMutableRawPointer {
         if bytes < page { return .allocate(byteCount: bytes, alignment: alignment) }
         let memory = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: page)
-        // A hint: what it says does not matter.
-        madvise(memory, bytes, MADV_HUGEPAGE)
+        advise(memory, bytes)
         return memory
     }
     /// `count` times `value`.

@@ -32,7 +32,7 @@ package final class LocalEngine {
         try io.watch(poller, tag: 0)
         try poller.add(timer.pollDescriptor, tag: 0)
         engine = Engine(
-            types: allTargets, arena: BufferArena(bytes: memory, isLarge: true), seed: randomSeed(), maximumVolumes: maximumVolumes)
+            types: allTargets, arena: BufferArena(bytes: memory), seed: randomSeed(), maximumVolumes: maximumVolumes)
         self.state = state
     }
 

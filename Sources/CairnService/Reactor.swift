@@ -82,7 +82,7 @@ final class Reactor {
         mailbox = try Mailbox()
         poller = try Poller()
         engine = Engine(
-            types: allTargets, arena: BufferArena(bytes: options.memoryMiB << 20, isLarge: true), seed: randomSeed(),
+            types: allTargets, arena: BufferArena(bytes: options.memoryMiB << 20), seed: randomSeed(),
             maximumVolumes: options.maximumVolumes)
         try poller.add(mailbox.pollDescriptor, tag: Tag.mailbox)
         try io.watch(poller, tag: Tag.host)

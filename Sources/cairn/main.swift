@@ -1,4 +1,5 @@
 import CairnControl
+import CairnIO
 import Glibc
 
 func dispatch(_ arguments: Arguments) throws(Exit) {
@@ -75,6 +76,7 @@ func setManglingMode(_ arguments: Arguments) throws(Exit) {
     manglingMode = mode
 }
 
+useLargePages()
 if CommandLine.arguments.count > 1 && CommandLine.arguments[1] == "__complete" {
     Completion.run(Array(CommandLine.arguments.dropFirst(2)))
     exit(0)
