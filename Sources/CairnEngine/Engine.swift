@@ -34,7 +34,9 @@ public final class Engine {
 
     public internal(set) var now = Nanoseconds.zero
     public internal(set) var volumes: [Volume] = []
-    var devices: [LowerDevice?] = []
+    /// Removed, and not all of their requests are answered: the records of requests do not own their volume.
+    var leaving: [Volume] = []
+    var devices = Registry<LowerDevice>()
     var slots = TargetSlots()
     var resources: [ResourceRecord] = []
     /// Jobs for the host's workers; answer with `jobFinished`.
@@ -92,6 +94,8 @@ public final class Engine {
         fireTimers()
         checkDeadlines()
         while let item = work.popFirst() { perform(item) }
+        slots.freeRemoved()
+        devices.freeRemoved()
     }
 
     /// When `run` must be called again even if nothing happens; nil = never.
@@ -143,20 +147,23 @@ public final class Engine {
 
     /// Call a handler, if the machine still exists, and carry out its actions.
     func call(_ handle: UInt32, _ body: (Machine, Nanoseconds, inout ActionList) -> Void) {
-        guard let slot = slots[handle] else { return }
-        body(slot.machine, now, &actions)
-        carryOut(slot)
+        slots.borrowed(handle)?._withUnsafeGuaranteedRef {
+            body($0.machine, now, &actions)
+            carryOut($0)
+        }
     }
     func callTarget(_ handle: UInt32, _ body: (Target, Nanoseconds, inout ActionList) -> Void) {
-        guard let slot = slots[handle], let target = slot.target else { return }
-        body(target, now, &actions)
-        carryOut(slot)
+        slots.borrowed(handle)?._withUnsafeGuaranteedRef {
+            guard let target = $0.borrowedTarget else { return }
+            target._withUnsafeGuaranteedRef { body($0, now, &actions) }
+            carryOut($0)
+        }
     }
 
     func carryOut(_ slot: TargetSlots.Slot) {
         let handle = slot.owner
         // A resource lives on when a member's table was abandoned.
-        let isDead = slot.table?.crashed == true && handle == slot.machine.handle
+        let isDead = slot.isDead && handle == slot.machine.handle
         actions.takeFirst { action in
             if isDead { return }
             switch action {

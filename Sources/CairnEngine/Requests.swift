@@ -14,8 +14,10 @@ enum Origin {
     case suspendFlush
 }
 
+/// Plain, as is that of a piece: references would be counted each time it is copied, which was a third of a request's time.
 struct RequestRecord {
-    var volume: Volume? = nil
+    /// Kept alive by `Engine.volumes` or `Engine.leaving`.
+    var volume: Unmanaged<Volume>? = nil
     var operation = Operation.read
     var flags: OperationFlags = []
     var sector = Sectors.zero
@@ -84,15 +86,17 @@ extension Engine {
 
     private func accept(_ request: Request, _ volume: Volume, _ origin: Origin) {
         arena.retain(request.buffer)
+        volume.requests += 1
         let index = requests.take(
             RequestRecord(
-                volume: volume, operation: request.operation, flags: request.flags, sector: request.sector, count: request.count,
+                volume: Unmanaged.passUnretained(volume), operation: request.operation, flags: request.flags, sector: request.sector,
+                count: request.count,
                 buffer: request.buffer, origin: origin, started: now))
         work.append(.start(index))
     }
 
-    func start(_ index: UInt32) {
-        guard let volume = requests[index].volume else { return }
+    func start(_ index: UInt32) { requests[index].volume?._withUnsafeGuaranteedRef { start(index, $0) } }
+    private func start(_ index: UInt32, _ volume: Volume) {
         if volume.removed {
             requests[index].status = .shutdown
             answer(index)
@@ -103,11 +107,14 @@ extension Engine {
             volume.deferred.append(index)
             return
         }
-        guard let table = volume.live, !table.targets.isEmpty else {
+        guard let table = volume.liveTable else {
             requests[index].status = .io
             answer(index)
             return
         }
+        table._withUnsafeGuaranteedRef { cut(index, volume, $0) }
+    }
+    private func cut(_ index: UInt32, _ volume: Volume, _ table: Table) {
         requests[index].pending = 1  // held by this function until all pieces exist
         volume.inFlight += 1
         if case .suspendFlush = requests[index].origin {
@@ -129,28 +136,35 @@ extension Engine {
             requests[index].status = .io  // the table changed under a parked request
             return
         }
-        let transfer = UInt64(table.limits.maximumTransfer)
         while left > .zero {
-            let target = table.targets[table.index(of: sector)]
-            let inside = sector - target.start
-            var count = min(left, target.length - inside)
-            var clones = 1
-            if operation.hasData {
-                let cut = UInt64(target.traits.maximumIO)
-                if cut > 0 { count = min(count, Sectors(cut - inside.count % cut)) }
-                if transfer > 0 { count = min(count, Sectors(transfer)) }
-            } else {
-                clones = operation == .discard ? target.traits.discardClones : target.traits.writeZeroesClones
-                let limit = operation == .discard ? table.limits.maximumDiscard : table.limits.maximumWriteZeroes
-                if limit > 0 { count = min(count, Sectors(UInt64(limit))) }
-                if target.traits.maximumRange > 0 { count = min(count, Sectors(target.traits.maximumRange)) }
-                if clones == 0 { requests[index].status = requests[index].status.joined(.unsupported) }
-            }
             let offset = Int((sector - first).bytes.count)
-            for clone in 0..<clones { addPiece(index, target, inside, count, offset, clone) }
+            let count = table.borrowedTarget(of: sector)._withUnsafeGuaranteedRef { addPieces(index, table, $0, sector, left, offset) }
             sector += count
             left -= count
         }
+    }
+
+    /// As much of the request as fits into one piece of this target, once for each clone; how much that is.
+    private func addPieces(
+        _ index: UInt32, _ table: Table, _ target: Target, _ sector: Sectors, _ left: Sectors, _ offset: Int
+    ) -> Sectors {
+        let operation = requests[index].operation, traits = target.traits
+        let inside = sector - target.start
+        var count = min(left, target.length - inside)
+        var clones = 1
+        if operation.hasData {
+            let cut = UInt64(traits.maximumIO), transfer = UInt64(table.limits.maximumTransfer)
+            if cut > 0 { count = min(count, Sectors(cut - inside.count % cut)) }
+            if transfer > 0 { count = min(count, Sectors(transfer)) }
+        } else {
+            clones = operation == .discard ? traits.discardClones : traits.writeZeroesClones
+            let limit = operation == .discard ? table.limits.maximumDiscard : table.limits.maximumWriteZeroes
+            if limit > 0 { count = min(count, Sectors(UInt64(limit))) }
+            if traits.maximumRange > 0 { count = min(count, Sectors(traits.maximumRange)) }
+            if clones == 0 { requests[index].status = requests[index].status.joined(.unsupported) }
+        }
+        for clone in 0..<clones { addPiece(index, target, inside, count, offset, clone) }
+        return count
     }
 
     private func addPiece(_ index: UInt32, _ target: Target, _ sector: Sectors, _ count: Sectors, _ offset: Int, _ clone: Int) {
@@ -161,7 +175,7 @@ extension Engine {
             PieceRecord(
                 place: .target, request: index, target: target.handle, operation: operation, flags: requests[index].flags,
                 sector: sector, count: count, buffer: buffer, clone: Int32(clone), queued: true, started: now))
-        slots[target.handle]?.statistics.inFlight += 1
+        slots.borrowed(target.handle)?._withUnsafeGuaranteedRef { $0.statistics.inFlight += 1 }
         work.append(.map(piece))
     }
 
@@ -191,9 +205,12 @@ extension Engine {
     func mapPiece(_ index: UInt32) {
         pieces[index].queued = false
         if pieces[index].orphan { return discardOrphan(index) }
-        guard let slot = slots[pieces[index].target], let target = slot.target else { return finishPiece(index, .io) }
-        target.map(view(index), now: now, into: &actions)
-        carryOut(slot)
+        guard let slot = slots.borrowed(pieces[index].target) else { return finishPiece(index, .io) }
+        slot._withUnsafeGuaranteedRef {
+            guard let target = $0.borrowedTarget else { return finishPiece(index, .io) }
+            target._withUnsafeGuaranteedRef { $0.map(view(index), now: now, into: &actions) }
+            carryOut($0)
+        }
     }
 
     /// Send a piece of a target to a lower device.
@@ -227,9 +244,9 @@ extension Engine {
                 device: DeviceID(piece.device), operation: piece.operation, flags: piece.flags, sector: piece.lowerSector,
                 count: piece.count, buffer: piece.buffer, token: piece.token)
             pieces.give(index)
-            if let device = devices[Int(piece.device)] {
-                liftFence(index, device)
-                if device.holders.isEmpty { dropIfUnused(device) }
+            devices.borrowed(Int(piece.device))?._withUnsafeGuaranteedRef {
+                liftFence(index, $0)
+                if $0.holders.isEmpty { dropIfUnused($0) }
             }
             call(piece.target) { $0.completed(operation, status: status, now: $1, into: &$2) }
             arena.release(piece.buffer)
@@ -247,9 +264,9 @@ extension Engine {
     func finishPiece(_ index: UInt32, _ status: IOStatus) {
         precondition(pieces[index].place == .target, "a piece was completed that the target does not have")
         if pieces[index].orphan { return discardOrphan(index) }
-        if let statistics = slots[pieces[index].target]?.statistics {
-            statistics.inFlight -= 1
-            statistics.record(
+        slots.borrowed(pieces[index].target)?._withUnsafeGuaranteedRef {
+            $0.statistics.inFlight -= 1
+            $0.statistics.record(
                 pieces[index].operation, bytes: pieces[index].count.bytes.count, status: status, time: now - pieces[index].started)
         }
         let request = pieces[index].request
@@ -261,7 +278,7 @@ extension Engine {
         requests[index].status = requests[index].status.joined(status)
         requests[index].pending -= 1
         if requests[index].pending > 0 { return }
-        if let volume = requests[index].volume {
+        requests[index].volume?._withUnsafeGuaranteedRef { volume in
             volume.inFlight -= 1
             if case .suspendFlush = requests[index].origin {
             } else {
@@ -282,7 +299,7 @@ extension Engine {
         case .client(let token): completions.append(RequestCompletion(token: token, status: status))
         case .piece(let piece): work.append(.below(piece, status))
         case .suspendFlush:
-            if let volume = requests[index].volume {
+            if let volume = requests[index].volume?.takeUnretainedValue() {
                 volume.flushPending = false
                 if !status.isOK {
                     volume.transition?.error = TargetError(
@@ -291,6 +308,14 @@ extension Engine {
                 }
                 append(.step(volume))
             }
+        }
+        forget(index)
+    }
+    /// The record is free again.
+    func forget(_ index: UInt32) {
+        requests[index].volume?._withUnsafeGuaranteedRef { volume in
+            volume.requests -= 1
+            if volume.removed && volume.requests == 0 { leaving.removeAll { $0 === volume } }
         }
         requests.give(index)
     }

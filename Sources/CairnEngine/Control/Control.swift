@@ -152,7 +152,7 @@ extension Engine {
         if first.hasPrefix("@") { throw TargetError("Unsupported message sent to DM core: \(first)") }
         guard let table = volume.live, !table.targets.isEmpty else { throw TargetError("The device has no table.") }
         guard sector < table.size.count else { throw TargetError("Target message sector outside device.") }
-        let target = table.targets[table.index(of: Sectors(sector))]
+        let target = table.target(of: Sectors(sector))
         guard let slot = slots[target.handle] else { throw TargetError("The device has no table.") }
         defer { carryOut(slot) }
         return try target.message(words, now: now, into: &actions)
@@ -207,7 +207,7 @@ extension Engine {
     /// What `base:allocation` says of a place: never past one target.
     public func extent(_ volume: Volume, at sector: Sectors, count: Sectors) -> (count: Sectors, bits: UInt32) {
         guard let table = volume.live, sector < table.size else { return (count, 0) }
-        let target = table.targets[table.index(of: sector)]
+        let target = table.target(of: sector)
         let inside = sector - target.start
         return target.extent(at: inside, count: min(count, target.length - inside))
     }

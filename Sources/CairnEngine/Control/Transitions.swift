@@ -209,6 +209,7 @@ extension Engine {
         }
         waiters.removeAll { $0.volume === volume }
         volumes.removeAll { $0 === volume }
+        if volume.requests > 0 { leaving.append(volume) }
         let tables = [volume.live, volume.inactive].compactMap { $0 }
         volume.live = nil
         volume.inactive = nil

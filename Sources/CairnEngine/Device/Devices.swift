@@ -4,7 +4,7 @@ internal import DequeModule
 /// The engine's side of lower devices: records, submission, group flush, fences.
 extension Engine {
     func hostDevice(_ host: HostDevice) -> LowerDevice {
-        for case let device? in devices {
+        for case let device? in devices.all {
             if case .host(let known) = device.kind, known.host == host.host { return device }
         }
         return addDevice(.host(host))
@@ -18,7 +18,7 @@ extension Engine {
     }
 
     private func addDevice(_ kind: LowerDevice.Kind) -> LowerDevice {
-        let index = devices.firstIndex { $0 == nil } ?? devices.count
+        let index = devices.all.firstIndex { $0 == nil } ?? devices.count
         if index == devices.count { devices.append(nil) }
         let device = LowerDevice(id: DeviceID(UInt32(index)), kind: kind)
         devices[index] = device
@@ -44,14 +44,14 @@ extension Engine {
     }
     /// Does the engine use this device of the host?
     public func usesHost(_ host: UInt32) -> Bool {
-        devices.contains { device in
+        devices.all.contains { device in
             if case .host(let known)? = device?.kind { return known.host == host }
             return false
         }
     }
     /// The host found that a device has another size now (a grown file or disk). Takes effect at the next load or swap.
     public func resized(host: UInt32, to size: Sectors) {
-        for case let device? in devices {
+        for case let device? in devices.all {
             if case .host(var known) = device.kind, known.host == host {
                 known.size = size
                 device.kind = .host(known)
@@ -62,7 +62,10 @@ extension Engine {
     // MARK: Submission
 
     func sendBelow(_ index: UInt32) {
-        guard let device = devices[Int(pieces[index].device)] else { return work.append(.below(index, .noDevice)) }
+        guard let device = devices.borrowed(Int(pieces[index].device)) else { return work.append(.below(index, .noDevice)) }
+        device._withUnsafeGuaranteedRef { sendBelow(index, $0) }
+    }
+    private func sendBelow(_ index: UInt32, _ device: LowerDevice) {
         if pieces[index].operation == .flush { return sendFlush(index, device) }
         if !device.fences.isEmpty && device.isFenced(pieces[index].lowerSector, pieces[index].count) {
             device.fenced.append(index)
@@ -93,7 +96,10 @@ extension Engine {
     public func deviceCompleted(_ cookie: UInt32, _ status: IOStatus) {
         let piece = pieces[cookie]
         precondition(piece.place == .below || piece.place == .flushCarrier, "completion of an operation that is not in flight")
-        guard let device = devices[Int(piece.device)] else { preconditionFailure("completion for a device that was dropped") }
+        guard let device = devices.borrowed(Int(piece.device)) else { preconditionFailure("completion for a device that was dropped") }
+        device._withUnsafeGuaranteedRef { deviceCompleted(cookie, piece, $0, status) }
+    }
+    private func deviceCompleted(_ cookie: UInt32, _ piece: PieceRecord, _ device: LowerDevice, _ status: IOStatus) {
         device.statistics.inFlight -= 1
         device.statistics.record(piece.operation, bytes: piece.count.bytes.count, status: status, time: now - piece.started)
         arena.release(piece.buffer)
@@ -164,7 +170,9 @@ extension Engine {
         var parked: [UInt32] = []
         for index in 0..<UInt32(pieces.capacity) where pieces[index].place != .free && !pieces[index].orphan {
             let request = pieces[index].request
-            if request == PieceRecord.noRequest || requests[request].volume !== volume { continue }
+            if request == PieceRecord.noRequest || requests[request].volume?.toOpaque() != Unmanaged.passUnretained(volume).toOpaque() {
+                continue
+            }
             if !parked.contains(request) { parked.append(request) }
             orphan(index)
         }
@@ -176,7 +184,7 @@ extension Engine {
             if case .suspendFlush = requests[request].origin {
                 volume.inFlight -= 1
                 volume.flushPending = false
-                requests.give(request)
+                forget(request)
                 continue
             }
             requests[request].pending = 0
@@ -192,6 +200,7 @@ extension Engine {
         if table.crashed { return }
         table.crashed = true
         let handles = table.targets.map(\.handle)
+        for handle in handles { slots[handle]?.isDead = true }
         for target in table.targets {
             target.abandoned()
             if let resource = target.resource { fenceShared(resource, of: table) }

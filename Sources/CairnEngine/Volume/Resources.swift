@@ -80,7 +80,7 @@ extension Engine {
         _ volume: Volume, sector: UInt64, words: [String], ticket: UInt64, catalog: @escaping DeviceCatalog
     ) throws(TargetError) -> Bool {
         guard !volume.isSuspended, let table = volume.live, !table.targets.isEmpty, sector < table.size.count else { return false }
-        let target = table.targets[table.index(of: Sectors(sector))]
+        let target = table.target(of: Sectors(sector))
         guard let slot = slots[target.handle] else { return false }
         var opened: [Table.Use] = []
         defer { carryOut(slot) }

@@ -75,9 +75,9 @@ public final class Table {
         var isNamed = true
     }
 
-    public internal(set) var targets: [Target] = [] {
-        didSet { size = targets.last.map { $0.start + $0.length } ?? .zero }
-    }
+    public private(set) var targets: [Target] = []
+    /// The same, for the data path, which does not count references.
+    private var borrowed: [Unmanaged<Target>] = []
     public private(set) var size = Sectors.zero
     public let readOnly: Bool
     public internal(set) var limits = QueueLimits()
@@ -101,9 +101,22 @@ public final class Table {
     /// The devices in the order of the lines; one that is named twice stands twice.
     public var devices: [LowerDevice] { uses.map(\.device) }
 
-    /// Index of the target that holds `sector`, which is below `size`.
-    func index(of sector: Sectors) -> Int {
-        if targets.count == 1 { return 0 }
+    func append(_ target: Target) {
+        targets.append(target)
+        borrowed.append(Unmanaged.passUnretained(target))
+        size = target.start + target.length
+    }
+    func removeTargets() {
+        targets.removeAll()
+        borrowed.removeAll()
+        size = .zero
+    }
+
+    /// The target that holds `sector`, which is below `size`.
+    func target(of sector: Sectors) -> Target { targets[index(of: sector)] }
+    func borrowedTarget(of sector: Sectors) -> Unmanaged<Target> { borrowed[index(of: sector)] }
+    private func index(of sector: Sectors) -> Int {
+        if borrowed.count == 1 { return 0 }
         var low = 0, high = targets.count - 1
         while low < high {
             let middle = (low + high + 1) / 2

@@ -86,7 +86,7 @@ extension Engine {
         attach(target)
         slots.insert(target, table)
         attached(target)
-        table.targets.append(target)
+        table.append(target)
     }
 
     func lookUp(
@@ -217,7 +217,7 @@ extension Engine {
             timers.removeAll { $0.target == target.handle }
             detach(target, table)
         }
-        table.targets.removeAll()
+        table.removeTargets()
         for use in table.uses {
             use.device.letGo(table.volume, use.claim)
             dropIfUnused(use.device)

@@ -11,7 +11,11 @@ public final class Volume {
     public internal(set) var name: String
     public internal(set) var uuid: String
     public let minor: UInt32
-    public internal(set) var live: Table?
+    public internal(set) var live: Table? {
+        didSet { liveTable = live.flatMap { $0.targets.isEmpty ? nil : Unmanaged.passUnretained($0) } }
+    }
+    /// `live`, when it has targets: for the data path, which does not count references.
+    private(set) var liveTable: Unmanaged<Table>?
     public internal(set) var inactive: Table?
     var state = State.active
     /// New requests wait: suspended, or on the way there or back.
@@ -25,6 +29,8 @@ public final class Volume {
     public let statistics = IOStatistics()
     /// Requests that were started and are not answered; those held back are not among them.
     public internal(set) var inFlight = 0
+    /// Requests that are not answered: started, held back, or queued.
+    var requests = 0
     /// The flush of a suspend is under way.
     var flushPending = false
     var deferred = Deque<UInt32>()

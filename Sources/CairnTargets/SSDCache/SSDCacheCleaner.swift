@@ -12,6 +12,8 @@ struct SSDCacheCleaner {
     /// Where the next look begins, so that every slot gets its turn.
     var cursor = 0
     var active = 0
+    /// The dirty sectors that are under way, by operation.
+    var runs: [Int32: [Swift.Range<Int>]] = [:]
     /// A message or a change of mode wants everything clean.
     var drain = false
     /// Above the high mark, until below the low one.
@@ -137,11 +139,11 @@ extension SSDCacheTarget {
         op.slot = slot32
         op.phase = .fetching
         op.buffer = buffer
-        op.runs = runs
         op.pending = runs.count
         slots.references[slot] += 1
         cleaner.active += 1
         let id = add(op)
+        cleaner.runs[id] = runs
         for run in runs { cleanIO(id, .read, run, &actions) }
         if settings.tunables.cleanRate > 0 {
             let bytes = UInt64(runs.reduce(0) { $0 + $1.count }) * 512
@@ -168,15 +170,16 @@ extension SSDCacheTarget {
         if ops[Int(id)].phase == .cleaning { backingWrites.wrote() }
         let op = ops[Int(id)], slot = Int(op.slot)
         if op.pending > 0 { return }
+        let runs = cleaner.runs[id] ?? []
         if op.phase == .fetching && !op.failed {
             ops[Int(id)].phase = .cleaning
-            ops[Int(id)].pending = op.runs.count
-            for run in op.runs { cleanIO(id, .write, run, &actions) }
+            ops[Int(id)].pending = runs.count
+            for run in runs { cleanIO(id, .write, run, &actions) }
             return
         }
         if !op.failed {
-            for run in op.runs { slots.setClean(slot, run.lowerBound, run.count) }
-            tally.cleaned += UInt64(op.runs.reduce(0) { $0 + $1.count })
+            for run in runs { slots.setClean(slot, run.lowerBound, run.count) }
+            tally.cleaned += UInt64(runs.reduce(0) { $0 + $1.count })
             cleaner.failures = 0
             pages[page(of: slot)].changes &+= 1
             pages[page(of: slot)].stale = true
@@ -188,6 +191,7 @@ extension SSDCacheTarget {
         }
         arena.release(op.buffer)
         ops[Int(id)].buffer = .none
+        cleaner.runs[id] = nil
         slots.references[slot] -= 1
         cleaner.active -= 1
         finish(id, now, &actions)

@@ -3,7 +3,7 @@ import CairnEngine
 import CairnFormats
 
 /// A piece of a request on one block. Operations of a block form a chain in order of arrival: each owns its sectors, so
-/// a late end can never undo what a later operation did.
+/// a late end can never undo what a later operation did. Plain: it is copied often, and references would be counted each time.
 struct SSDCacheOperation {
     enum Phase {
         case free, waiting, readingCache, readingBacking, readingBoth, marking, populating, writing
@@ -30,9 +30,8 @@ struct SSDCacheOperation {
     var copies = false
     /// A write that goes to the slot only and leaves it dirty.
     var leavesDirty = false
-    /// The cleaner's buffer and the runs of dirty sectors in it.
+    /// The cleaner's.
     var buffer = Buffer.none
-    var runs: [Swift.Range<Int>] = []
     var retained = false
     var pending = 0
     var failed = false
