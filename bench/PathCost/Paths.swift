@@ -63,12 +63,12 @@ enum Paths {
     static let names = [
         "linear-read", "linear-write", "striped-read", "striped-write", "zero-read", "zero-write", "ssdcache-read-hit",
         "ssdcache-read-miss",
-        "ssdcache-writethrough", "ssdcache-writeback", "nbd-read", "nbd-write",
+        "ssdcache-writethrough", "ssdcache-writeback", "writeboost-write", "writeboost-read-hit", "nbd-read", "nbd-write",
     ]
 
     static func make(_ name: String, batch: Int) -> any CostPath {
         let host = MemoryHost(batch: max(32, batch))
-        let operation: Operation = name.contains("write") ? .write : .read
+        let operation: Operation = name.contains("read") ? .read : .write
         switch name {
         case "linear-read", "linear-write":
             _ = host.addDisk("a", bytes: 64 << 20)
@@ -84,8 +84,36 @@ enum Paths {
             return cache(host, "writethrough", operation, from: 1 << 17, blocks: 1 << 17, expected: ["read_miss"])
         case "ssdcache-writethrough": return cache(host, "writethrough", operation, blocks: 1024, expected: ["write_invalid"])
         case "ssdcache-writeback": return cache(host, "writeback", operation, blocks: 1024, expected: ["write_invalid"])
+        // Blocks that are not in the log yet; nothing is written back meanwhile.
+        case "writeboost-write": return log(host, operation, from: 1 << 16, blocks: 1 << 16, expected: ["write_miss_full"])
+        case "writeboost-read-hit": return log(host, operation, blocks: 1024, expected: ["read_hit_full", "read_hit_buffered_full"])
         case "nbd-read", "nbd-write": return NBDPath(host, isWrite: operation == .write)
         default: fatalError("no path \(name)")
+        }
+    }
+
+    /// A log of 256 MiB before 512 MiB; the first 1024 blocks are in it.
+    private static func log(_ host: MemoryHost, _ operation: Operation, from: UInt64 = 0, blocks: UInt64, expected: [String]) -> EnginePath {
+        guard let layout = WriteboostLayout(slotBlocks: 256, slots: 256) else { fatalError("no such layout") }
+        _ = host.addDisk("back", bytes: 1 << 29)
+        let memory = host.addDisk("fast", bytes: layout.totalBytes)
+        memory.initializeMemory(as: UInt8.self, repeating: 0, count: Int(layout.totalBytes))
+        var superblock = WriteboostSuperblock(
+            uuid: (1...16).map { UInt8($0) }, secret: 1, layout: layout, cacheSectors: layout.totalBytes / 512)
+        var known = WriteboostSuperblock.Backing()
+        known.kind = DeviceIdentity.Kind.simulated.rawValue
+        known.name = "back"
+        known.sectors = 1 << 20
+        superblock.backings[0] = known
+        for place in [WriteboostLayout.superblockA, WriteboostLayout.superblockB] {
+            superblock.encode(into: UnsafeMutableRawBufferPointer(start: memory + Int(place), count: WriteboostSuperblock.size))
+        }
+        return EnginePath(
+            host, "0 1048576 writeboost back fast 2 writeback_threshold 0", operation, from: from, blocks: blocks, expected: expected
+        ) { volume in
+            for first in stride(from: 0, to: UInt64(1024), by: 8) {
+                host.serve(volume, batch: 8) { (.write, (first + UInt64($0)) * 8) }
+            }
         }
     }
 
