@@ -21,10 +21,12 @@ final class EnginePath: CostPath {
     private let expected: [String]
     private var before: UInt64 = 0
 
-    /// - Parameter expected: one of these counters must grow by one for each request.
+    /// - Parameters:
+    ///   - expected: one of these counters must grow by one for each request.
+    ///   - movesData: what is read has to be what was written.
     init(
         _ host: MemoryHost, _ table: String, _ operation: Operation, from: UInt64 = 0, blocks: UInt64, expected: [String] = [],
-        warm: (Volume) -> Void = { _ in }
+        movesData: Bool = false, warm: (Volume) -> Void = { _ in }
     ) {
         self.host = host
         self.operation = operation
@@ -33,7 +35,7 @@ final class EnginePath: CostPath {
         self.expected = expected
         volume = host.start(table)
         warm(volume)
-        host.movesData = false
+        host.movesData = movesData
         for _ in 0..<64 { serve(32) }
         served = 0
         before = counter
@@ -109,7 +111,8 @@ enum Paths {
             superblock.encode(into: UnsafeMutableRawBufferPointer(start: memory + Int(place), count: WriteboostSuperblock.size))
         }
         return EnginePath(
-            host, "0 1048576 writeboost back fast 2 writeback_threshold 0", operation, from: from, blocks: blocks, expected: expected
+            host, "0 1048576 writeboost back fast 2 writeback_threshold 0", operation, from: from, blocks: blocks, expected: expected,
+            movesData: operation == .read
         ) { volume in
             for first in stride(from: 0, to: UInt64(1024), by: 8) {
                 host.serve(volume, batch: 8) { (.write, (first + UInt64($0)) * 8) }
