@@ -51,11 +51,10 @@ struct WriteboostOrderTests {
         #expect(try stage.superblock.backings[1]?.closeFacts != nil)
         stage.fast.faults.append(.init(.error(.io), .write, sectors: Self.superblocks[copy], times: 1))
         #expect(throws: TargetError.self) { try stage.open(1) }
-        // Somebody else writes to it now: that must not go unnoticed.
-        let old = stage.disks[1].peek(4000)
-        stage.disks[1].poke(4000, LogStage.block(66, 1))
+        // It changes now: that must not go unnoticed.
+        stage.disks[1].rot(4000, bit: 5)
         #expect(throws: TargetError.self) { try stage.open(1) }
-        stage.disks[1].poke(4000, old)
+        stage.disks[1].rot(4000, bit: 5)
         second = try stage.open(1)
         #expect(try stage.superblock.backings[1]?.closeFacts == nil)
         try stage.host.message(second, "drop_caches")
