@@ -153,7 +153,7 @@ package final class LocalEngine {
                 let host = hosts[Int(question.host)]
                 engine.identified(
                     target: question.target, device: question.device,
-                    identity: DeviceOpener.identify(host.file, host.facts.identity))
+                    identity: DeviceOpener.identifyDurably(host.file, host.facts.identity))
             }
             while let job = engine.jobRequests.popFirst() {
                 moved = true

@@ -65,6 +65,8 @@ final class Reactor {
     /// Has a target's record stored, on another thread.
     /// Starts a job on a thread of the service; its result is posted.
     var carryOut: (JobRequest) -> Void = { _ in }
+    /// Asks what a device is, on another thread.
+    var identify: ((target: UInt32, device: DeviceID, host: UInt32), Reactor) -> Void = { _, _ in }
     var remember: ((target: UInt32, device: DeviceID, host: UInt32, record: BackingRecord), Reactor) -> Void = { _, _ in }
     let limits = NBDLimits()
     private var gathered: [UnsafeRawBufferPointer] = []
@@ -182,14 +184,7 @@ final class Reactor {
             }
             if io.hasEnded || !engine.deviceOperations.isEmpty { moved = true }
             if io.takeHasWaited() { lookForCompany() }
-            while let request = engine.identifyRequests.popFirst() {
-                moved = true
-                if let host = hosts[Int(request.host)] {
-                    engine.identified(
-                        target: request.target, device: request.device,
-                        identity: DeviceOpener.identify(host.file, host.facts.identity))
-                }
-            }
+            while let request = engine.identifyRequests.popFirst() { identify(request, self) }
             while let request = engine.recordRequests.popFirst() { remember(request, self) }
             while let job = engine.jobRequests.popFirst() { carryOut(job) }
             drainControl()

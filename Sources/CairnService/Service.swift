@@ -43,6 +43,7 @@ package final class Service: @unchecked Sendable {
             try directory.prepare(group: options.group)
             let lock = try directory.lock()
             let service = try Service(options)
+            service.reactor.identify = { [unowned service] in service.identify($0, $1) }
             service.reactor.remember = { [unowned service] in service.remember($0, $1) }
             service.reactor.carryOut = { [unowned service] in service.carryOut($0) }
             nameProcess()

@@ -74,6 +74,9 @@ package final class SimDisk {
     private var durable: [UInt64: [UInt8]] = [:]
     private var unflushed: [UInt64: [Version]] = [:]
     private var sequence: UInt64 = 0
+    /// Of the last write, as a file has it: no flush saves it (fdatasync does not, see `DeviceOpener.identifyDurably`), so a power loss
+    /// takes it back to what was asked for durably.
+    private var modified: UInt64 = 0, durableModified: UInt64 = 0, lastModified: UInt64 = 0
 
     package init(name: String, index: UInt32, sectors: UInt64, limits: QueueLimits) {
         self.name = name
@@ -86,6 +89,7 @@ package final class SimDisk {
     package var facts: HostDevice {
         var identity = DeviceIdentity(kind: .simulated, size: size)
         identity.name = name
+        identity.modified = modified
         return HostDevice(
             host: index, tableWord: "8:\(index * 16)", dependency: "8, \(index * 16)", kernelName: name, persistentWord: "/dev/\(name)",
             size: size, limits: limits, identity: identity, readOnly: readOnly, buffered: buffered)
@@ -100,6 +104,12 @@ package final class SimDisk {
     /// Somebody else writes to the disk, durably, while no operation is on these sectors.
     package func poke(_ sector: UInt64, _ bytes: [UInt8]) {
         bytes.withUnsafeBytes { write($0, sector, durableAtOnce: true) }
+        durableModified = modified
+    }
+    /// What the engine is told when it asks anew; a power loss does not change that.
+    package func identifyDurably() -> DeviceIdentity {
+        durableModified = modified
+        return facts.identity
     }
     package var unflushedSectors: Int { unflushed.count }
 
@@ -137,6 +147,8 @@ package final class SimDisk {
 
     private func write(_ data: UnsafeRawBufferPointer, _ sector: UInt64, durableAtOnce: Bool) {
         sequence += 1
+        lastModified += 1
+        modified = lastModified
         for i in 0..<UInt64(data.count / 512) {
             let bytes = UnsafeRawBufferPointer(rebasing: data[Int(i) * 512..<Int(i + 1) * 512])
             Self.put(bytes, sector + i, in: &current)
@@ -241,6 +253,7 @@ package final class SimDisk {
         }
         unflushed.removeAll()
         current = durable
+        modified = durableModified
         faults.removeAll()
         lostFlush = false
     }

@@ -122,7 +122,7 @@ package final class SimHost {
         while let closed = engine.closedDevices.popFirst() { disks[Int(closed)].closes += 1 }
         while let question = engine.identifyRequests.popFirst() {
             engine.identified(
-                target: question.target, device: question.device, identity: disks[Int(question.host)].facts.identity)
+                target: question.target, device: question.device, identity: disks[Int(question.host)].identifyDurably())
             fed = true
         }
         while let job = engine.jobRequests.popFirst() {

@@ -73,6 +73,7 @@ extension CairnIOTests {
             #expect(truncate(path, 2 << 20) == 0)
             let now = DeviceOpener.identify(HostFile(fd: device.fd.raw, isBlock: false), facts.identity)
             #expect(now.size == Sectors(4096) && now.isSameDevice(as: facts.identity))
+            #expect(DeviceOpener.identifyDurably(HostFile(fd: device.fd.raw, isBlock: false), facts.identity) == now)
             device.close()
         }
 

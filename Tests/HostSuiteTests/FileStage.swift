@@ -220,7 +220,7 @@ final class FileStage: Stage {
                 guard let host = hosts[Int(question.host)] else { preconditionFailure("question about a closed device") }
                 engine.identified(
                     target: question.target, device: question.device,
-                    identity: DeviceOpener.identify(host.file, host.facts.identity))
+                    identity: DeviceOpener.identifyDurably(host.file, host.facts.identity))
             }
             while let job = engine.jobRequests.popFirst() {
                 moved = true

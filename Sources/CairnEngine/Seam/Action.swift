@@ -15,7 +15,7 @@ public enum Action {
     case disarm(timer: Int)
     /// Raise the volume's event number.
     case event
-    /// Ask the host what the device is now (size, modification time); the answer goes to `Target.identified`.
+    /// Ask the host what the device is now (size, modification time), as a power loss will leave it; the answer goes to `Target.identified`.
     case identify(DeviceID)
     /// Remember, durably and outside of the device, what a cache holds of it; the answer goes to `Target.recorded`.
     case record(DeviceID, BackingRecord)

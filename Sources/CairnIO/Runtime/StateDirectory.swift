@@ -121,5 +121,12 @@ package func setCacheAttribute(_ fd: Int32, _ cache: String?) {
     } else {
         _ = fremovexattr(fd, "user.cairn")
     }
-    _ = fsync(fd)
+    syncApart(fd)
+}
+
+/// Make all of a file durable, attributes and times too, through a description of its own: when this sync meets the failure of an earlier
+/// write, the next one of `fd`, which answers somebody's FLUSH, must still hear of it (the kernel tells each description once).
+func syncApart(_ fd: Int32) {
+    guard let own = try? openFile("/proc/self/fd/\(fd)", O_RDONLY) else { return }
+    _ = fsync(own.raw)
 }

@@ -177,7 +177,7 @@ extension WriteboostCache {
         for number in 1..<backings.count {
             guard let lower = backings[number], back.wrote[number], !mutated(.retiredUnflushed) else { continue }
             back.pendingFlushes += 1
-            backings[number]?.inFlight += 1
+            inFlightTo[number] += 1
             submit(lower.device, .flush, .zero, 0, .none, Token.make(Token.backFlush, UInt64(number)), &actions)
         }
         backFlushed(0, .ok, now, &actions)
@@ -285,7 +285,7 @@ extension WriteboostCache {
     private func writeBack(_ number: Int, _ device: DeviceID, _ sector: UInt64, _ count: Int, _ buffer: Buffer, _ actions: inout ActionList)
     {
         back.groups[number].pending += 1
-        backings[WriteboostIndex.backing(back.groups[number].key)]?.inFlight += 1
+        inFlightTo[WriteboostIndex.backing(back.groups[number].key)] += 1
         back.begun()
         tally.backWrites += 1
         submit(device, .write, Sectors(sector), count, buffer, Token.make(Token.backWrite, UInt64(number)), &actions)
@@ -294,7 +294,7 @@ extension WriteboostCache {
     func backWritten(_ number: Int, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         back.ended(now)
         let backing = WriteboostIndex.backing(back.groups[number].key)
-        backings[backing]?.inFlight -= 1
+        inFlightTo[backing] -= 1
         if !status.isOK && !mutated(.failedWriteBackBelieved) {
             if !back.groups[number].failed { backingFailed(backing, now, &actions) }
             back.groups[number].failed = true
@@ -340,7 +340,7 @@ extension WriteboostCache {
 
     func backFlushed(_ number: Int, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         if number > 0 {
-            backings[number]?.inFlight -= 1
+            inFlightTo[number] -= 1
             back.wrote[number] = false
         }
         if !status.isOK {

@@ -197,6 +197,7 @@ extension WriteboostCache {
         func send(_ upTo: UInt64, _ actions: inout ActionList) {
             if upTo <= start { return }
             gathers[gather].pending += 1
+            inFlightTo[backing] += 1
             back.begun()
             var buffer = Buffer.none
             if piece.operation == .write {
@@ -228,6 +229,7 @@ extension WriteboostCache {
     }
     func gatherDone(_ number: Int, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {
         back.ended(now)
+        inFlightTo[gathers[number].backing] -= 1
         // Only now: a flush covers what had ended when it was sent.
         if !mutated(.rangeNotFlushed) { backings[gathers[number].backing]?.touched = true }
         finishGather(number, status, &actions)

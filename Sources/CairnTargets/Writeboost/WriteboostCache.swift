@@ -25,8 +25,6 @@ final class WriteboostCache {
         var flushLost = false
         /// Of the flush of a commit.
         var commitStatus = IOStatus.ok
-        /// Writes and flushes of a write-back that have not ended.
-        var inFlight = 0
     }
     struct Barrier {
         let piece: PieceID
@@ -125,10 +123,13 @@ final class WriteboostCache {
     var disbelieved: UInt64 = 0
 
     var back = WriteboostBack()
-    /// No volume is awake: nothing new is begun.
-    var suspending = false
+    /// No volume is awake, or none is yet: nothing new is begun. A timer of the cache's time before, or a table that is dropped, may
+    /// come between recovery and the superblock that says "in use"; a write-back then would be somebody else's for the next opening.
+    var suspending = true
     /// I/O of our own that has not ended.
     var inFlight = 0
+    /// Of that, by number of the backing, what is on its way to it; also what an abandoned table has left.
+    var inFlightTo = [Int](repeating: 0, count: 128)
     /// Another `.again` beside ours may go into the same lists: that of `WriteboostShared`.
     private(set) var overflow = ActionBacklog(keeping: 2)
     var tickArmed = false

@@ -32,7 +32,7 @@ extension WriteboostShared {
 
     func advanceClosing(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let c = closing, c.step == .draining, let cache, let order = current, let status = cache.closeResult else { return }
-        if cache.backings[order.member?.number ?? 0]?.inFlight ?? 0 > 0 { return }
+        if cache.inFlightTo[order.member?.number ?? 0] > 0 { return }
         if c.isLast && (cache.inFlight > 0 || !cache.overflow.isEmpty) { return }
         if !status.isOK || cache.refusesWrites {
             return endClosing(TargetError("what was answered cannot be made durable (errno \(status.errno))", status: .io), &actions)
@@ -114,7 +114,7 @@ extension WriteboostShared {
             cache.superblock?.state = .clean
             cache.superblock?.mayBeDirty = cache.index.dirtyBlocks > 0
             cache.superblock?.dirtyBlocks = UInt64(cache.index.dirtyBlocks)
-            superblockIsClean = true
+            superblockIsBehind = true
         }
         closing?.step = .flush
         closing?.at = 0

@@ -13,6 +13,8 @@ struct WriteboostJoining {
     var sums: [UInt32] = [0, 0]
     var modified: UInt64 = 0
     var at = 0
+    /// Its place in the superblock, and how the superblock had it before it was entered.
+    var entered: (at: Int, before: WriteboostSuperblock.Backing?)?
 }
 
 extension WriteboostShared {
@@ -146,7 +148,7 @@ extension WriteboostShared {
         if cache.geometry.format == .kernel {
             return j.found == nil && members[number] != nil ? joined(now, &actions) : zeroAbandoned(now, &actions)
         }
-        if j.found == nil && !superblockIsClean, let member = current?.member, let known = cache.superblock?.backings[number - 1],
+        if j.found == nil && !superblockIsBehind, let member = current?.member, let known = cache.superblock?.backings[number - 1],
             known.closeFacts == nil, known.sectors == member.backing.size.count
         {
             return members[number] == nil ? makeRecord(now, &actions) : joined(now, &actions)
@@ -194,7 +196,7 @@ extension WriteboostShared {
         guard let cache, let j = joining else { return }
         switch j.step {
         case .summary:
-            superblockIsClean = false
+            superblockIsBehind = true
             cache.superblock?.sequence += 1
             if let found = j.found, !mutated(.abandonedReadable) {
                 cache.superblock?.generation += 1
@@ -222,17 +224,29 @@ extension WriteboostShared {
             joining?.step = .third
             flush(device, &actions)
         default:
-            if j.step == .third { superblockFlushed() }
+            if j.step == .third {
+                superblockFlushed()
+                superblockIsBehind = false
+            }
             makeRecord(now, &actions)
         }
     }
     private func enter(_ member: WriteboostTarget, _ cache: WriteboostCache) {
         let at = member.number - 1
+        joining?.entered = (at, cache.superblock?.backings[at])
         if cache.superblock?.backings[at] == nil {
             cache.superblock?.backings[at] = .init(member.backing.identity, sectors: member.backing.size, id: member.uuid)
         }
         cache.superblock?.backings[at]?.closeFacts = nil
         cache.superblock?.backings[at]?.sectors = member.backing.size.count
+    }
+
+    /// It did not get in, or was abandoned on the way. Whether the disk still has its close facts is not known, and nobody has written to
+    /// it: they hold, for whoever tries next.
+    func undoJoining() {
+        guard let entered = joining?.entered else { return }
+        cache?.superblock?.backings[entered.at] = entered.before
+        superblockIsBehind = true
     }
 
     /// True when the buffer is kept.

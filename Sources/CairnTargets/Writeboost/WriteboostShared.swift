@@ -51,8 +51,8 @@ package final class WriteboostShared: Resource {
     var underWay = 0
     /// The state directory is told that the backing goes on alone.
     private var recordsAlone = false
-    /// The superblock on disk may say clean: it must say otherwise before the next write.
-    var superblockIsClean = false
+    /// The superblock on disk may say clean, or something else than the one in memory: it is written before the next volume's first write.
+    var superblockIsBehind = false
     /// The copy that is written next, never the only one that counts.
     var lesserSuperblock = WriteboostLayout.superblockB
 
@@ -96,6 +96,7 @@ package final class WriteboostShared: Resource {
     /// The operation under way has ended.
     func finish(_ error: TargetError?, _ actions: inout ActionList) {
         guard let order = current else { return }
+        if error != nil { undoJoining() }
         current = nil
         startup = nil
         joining = nil
@@ -133,6 +134,7 @@ package final class WriteboostShared: Resource {
         queue.removeAll { $0.member === member }
         if current?.member === member, current != nil {
             if closing != nil { cache?.superblock?.state = .inUse }
+            undoJoining()
             current = nil
             startup = nil
             joining = nil

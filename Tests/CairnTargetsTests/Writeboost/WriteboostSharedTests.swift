@@ -13,8 +13,8 @@ struct SharedStage {
     static let sectors: UInt64 = 4096
     static let names = ["a", "c"]
 
-    init(slots: UInt64 = 8, slotBlocks: UInt64 = 16) throws {
-        disks = Self.names.map { [host] in host.addDisk($0, sectors: Self.sectors) }
+    init(slots: UInt64 = 8, slotBlocks: UInt64 = 16, sectors: UInt64 = Self.sectors) throws {
+        disks = Self.names.map { [host] in host.addDisk($0, sectors: sectors) }
         let layout = try #require(WriteboostLayout(slotBlocks: slotBlocks, slots: slots))
         fast = host.addDisk("b", sectors: layout.totalBytes / 512)
         var superblock = WriteboostSuperblock(
