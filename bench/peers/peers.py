@@ -100,7 +100,7 @@ class Stage(Workplace):
                                                     "driver=null-co,size=%d" % (size * MIB)], "null-co.sock")
         if "cache" in groups:
             back = self.file("back.img", size)
-            fast = self.sparse("fast.img", size * 5 // 4 + 64)
+            fast = self.file("fast.img", size * 5 // 4 + 64)
             self.cairn("format-cache", "--target", "ssdcache", "--backing", back, "--blocksize", "256", "--yes", fast)
             self.volume("cache", "cairn ssdcache hit", "cache", "0 %d ssdcache %s %s" % (sectors, back, fast))
             self.volume("cache", "cairn linear beside it", "beside", "0 %d linear %s 0" % (sectors, self.file("beside.img", size)))
