@@ -1,8 +1,8 @@
 /// Memory that is used all over, for as long as a volume lives: in pages of 2 MiB where the system has them to give. Not cleared.
 ///
 /// A look-up in a table of a million blocks misses the TLB for each array it touches, and the kernel pins a direct write of 1 MiB page
-/// by page. With large pages random writes through writeboost are 1.3 times as many (docs/PERFORMANCE.md). What is smaller than one such
-/// page stays as it is.
+/// by page. With large pages a random write through writeboost takes an eighth less CPU (docs/PERFORMANCE.md). What is smaller than one
+/// such page stays as it is.
 package enum LargeMemory {
     private static let page = 2 << 20
     /// How a host asks its system for large pages; without one there are none.
