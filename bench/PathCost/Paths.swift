@@ -95,7 +95,8 @@ enum Paths {
     }
 
     /// A log of 256 MiB before 512 MiB; the first 1024 blocks are in it.
-    private static func log(_ host: MemoryHost, _ operation: Operation, from: UInt64 = 0, blocks: UInt64, expected: [String]) -> EnginePath {
+    private static func log(_ host: MemoryHost, _ operation: Operation, from: UInt64 = 0, blocks: UInt64, expected: [String]) -> EnginePath
+    {
         guard let layout = WriteboostLayout(slotBlocks: 256, slots: 256) else { fatalError("no such layout") }
         _ = host.addDisk("back", bytes: 1 << 29)
         let memory = host.addDisk("fast", bytes: layout.totalBytes)
