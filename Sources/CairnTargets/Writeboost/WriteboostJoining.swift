@@ -317,7 +317,13 @@ extension WriteboostShared {
         member.isAwake = true
         member.distrust = false
         member.hasGoneOnAlone = false
-        settings.take(member.settings)
+        // The table's words once, and again for a cache that was closed meanwhile, unless a message has changed them.
+        if joining?.found != nil, let kept = member.kept {
+            settings = kept
+        } else if joining?.found != nil || !member.isTaken {
+            settings.take(member.settings)
+        }
+        member.isTaken = true
         cache.settings = settings
         finish(nil, &actions)
         cache.resumeLog(now, &actions)

@@ -5,7 +5,8 @@ import CairnEngine
 /// is the cache's, which others may share.
 ///
 ///     <tunable> <value>   as in the table, unless it is static
-///     drop_caches         everything that was written until now goes to the backing; ends under load; `status` shows how far it is
+///     drop_caches         everything that was written until now goes to the backing; ends under load; `status` shows how far it is;
+///                         as an order it is answered when that is done, or cannot be
 ///     clear_stat          zeroes the counters
 extension WriteboostTarget {
     static let messageForms =
@@ -37,7 +38,7 @@ extension WriteboostTarget {
         guard let cache = shared.cache else { return "0 0 0 0 0 0 0" + String(repeating: " 0", count: 17) + " 0" }
         let t = cache.tally, g = cache.geometry
         var fields: [UInt64] = [
-            UInt64(cache.cursor), UInt64(g.slots * g.capacity), UInt64(g.slots), cache.currentID, cache.writtenID, cache.tailID,
+            UInt64(cache.cursor), UInt64(g.slots * g.capacity), UInt64(g.slots), cache.shownID, cache.writtenID, cache.tailID,
             UInt64(cache.index.dirtyOf[number]),
         ]
         for i in 0..<16 { fields.append(cache.requests[number][i]) }
@@ -97,6 +98,8 @@ extension WriteboostCache {
         if current >= 0 { return ram[current].slot * geometry.capacity + ram[current].count }
         return geometry.slot(of: currentID + 1) * geometry.capacity
     }
+    /// The segment that takes the next block.
+    var shownID: UInt64 { current >= 0 ? currentID : currentID + 1 }
     var drainLeft: UInt64 { back.drainTo > tailID ? back.drainTo - tailID : 0 }
 
     /// Write back what is in the log now; what comes later does not hold it up.
@@ -106,6 +109,10 @@ extension WriteboostCache {
         back.drainTo = current >= 0 ? currentID - 1 : currentID
         back.notBefore = now
         back.failures = 0
+        for number in backings.indices where backings[number] != nil {
+            backings[number]?.failures = 0
+            backings[number]?.notBefore = .zero
+        }
         settle(now, &actions)
     }
 }

@@ -47,6 +47,7 @@ extension WriteboostShared {
     static let readers = 16
 
     func beginStartup(_ now: Nanoseconds, _ actions: inout ActionList) {
+        keepCounters()
         cache = nil
         startup = WriteboostStartup(pending: 2)
         read(device, 0, WriteboostSuperblock.size, 0, &actions)
@@ -97,7 +98,7 @@ extension WriteboostShared {
         settings.writebackThreshold = 70
         let made = WriteboostCache(WriteboostGeometry(superblock.layout), arena: arena, device: device, settings: settings)
         made.superblock = superblock
-        cache = made
+        take(made)
         readTails(&actions)
     }
 

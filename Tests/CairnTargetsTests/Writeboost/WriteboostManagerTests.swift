@@ -65,6 +65,17 @@ struct WriteboostManagerTests {
         stage.refused("resume_cache b", "no writeboost cache")
         stage.refused("switch_to 128", "from 0 to 127")
         stage.refused("format_cache_device nothing", "there is no nothing")
+        // What is not empty, or has a cache of its own, is not formatted: nobody is asked here.
+        let disk = try #require(host.disk("b"))
+        for sector in [2, 2047] as [UInt64] {
+            disk.poke(sector, LogStage.block(0x53, 1))
+            stage.refused("format_cache_device b", "the device is not empty")
+            #expect(disk.peek(sector, 1) == LogStage.block(0x53, 1))
+            disk.poke(sector, LogStage.block(0, 1))
+        }
+        host.records["b"] = BackingRecord(cache: "another", dirty: true, writtenAlone: false)
+        stage.refused("format_cache_device b", "the newest data of the device may be in the cache another")
+        host.records["b"] = nil
         stage.refused("allow_migrate 1", "no cache for the cache_id_ptr 1")
         // A refusal has let the device go.
         _ = try host.create("l", "0 8 linear b 0")
