@@ -543,6 +543,7 @@ r = json.load(sys.stdin); assert r["clean"] and r["summary"]["dirty_sectors"] ==
     cairn writeboost drain --dry-run --backing b.img c.img > out.txt || fail "dry run"
     same "$(cat out.txt | sed "s,$PWD/,,")" "backing 1 sector 0 count 2048
 c.img: would write 2048 sectors in 1 ranges to backing 1."
+    refused 1 "segment 999 is not on" cairn writeboost dump c.img 999
     refused 1 "is no backing of this cache" cairn writeboost drain --backing other.img c.img
     refused 1 "aborted" cairn writeboost convert --format kernel --backing b.img c.img < /dev/null
     same "$(sha256sum c.img b.img)" "$sum"

@@ -59,6 +59,7 @@ extension WriteboostTarget {
             ("format", g.format == .kernel ? "kernel" : "cairn"), ("state", state), ("free_segments", "\(cache.freeSlots)"),
             ("nr_max_batched_writeback", "\(cache.settings.batch)"), ("drain_left", "\(cache.drainLeft)"),
             ("utilisation", "\(cache.back.utilisation)"), ("write_around_mode", cache.settings.writeAround ? "1" : "0"),
+            ("nr_read_cache_cells", "\(cache.settings.readCacheCells)"),
             ("backing", "\(number)"), ("volumes", "\(shared.members.count)"),
             ("dirty_elsewhere", "\(cache.index.dirtyBlocks - cache.index.dirtyOf[number])"),
         ]
@@ -98,8 +99,8 @@ extension WriteboostCache {
         if current >= 0 { return ram[current].slot * geometry.capacity + ram[current].count }
         return geometry.slot(of: currentID + 1) * geometry.capacity
     }
-    /// The segment that takes the next block.
-    var shownID: UInt64 { current >= 0 ? currentID : currentID + 1 }
+    /// The segment that takes the next block; the last one while the ring is full.
+    var shownID: UInt64 { current >= 0 || freeSlots == 0 ? currentID : currentID + 1 }
     var drainLeft: UInt64 { back.drainTo > tailID ? back.drainTo - tailID : 0 }
 
     /// Write back what is in the log now; what comes later does not hold it up.

@@ -288,7 +288,8 @@ extension WriteboostShared {
                 TargetError(
                     "the cache's log is damaged: it ends at part \(s.lastSerial), and part \(chain.durable) had been made durable",
                     status: .io,
-                    hint: "segment \(s.ids.upperBound) is damaged; copy the device before anything else is tried"), &actions)
+                    hint: WriteboostChain.damaged(behind: s.ids, endsOpen: s.mustClose) + "; copy the device before anything else is tried"),
+                &actions)
         }
         for id in s.ids {
             if let problem = s.slots[cache.geometry.slot(of: id)].problem {

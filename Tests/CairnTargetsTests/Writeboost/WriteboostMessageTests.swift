@@ -87,5 +87,11 @@ struct WriteboostMessageTests {
         #expect(try fields()[3] == "1" && fields()[0] == "1")
         #expect(try stage.host.order(volume, "drop_caches"))
         #expect(try fields()[3...] == ["2", "1", "1"])
+        // The ring is full: there is no next one.
+        stage.backing.faults.append(.init(.error(.io), .write))
+        // Other sectors in each round over the volume, so that no copy makes an older one needless.
+        var at: UInt64 = 0
+        while stage.host.write(volume, at % 512 * 8 + at / 512, LogStage.block(2, 1)).isOK && at < 2000 { at += 1 }
+        #expect(try fields()[3] == "7" && fields()[5] == "1")
     }
 }
