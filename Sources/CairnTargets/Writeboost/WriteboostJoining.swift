@@ -34,6 +34,14 @@ extension WriteboostShared {
             hint: "give the device its size again; what is cached behind its end would be lost")
     }
 
+    /// A copy of an open cache, or the same one under another name, as a loop device has: two logs in one place.
+    func isOpenElsewhere(_ found: WriteboostSuperblock) -> TargetError? {
+        guard others.contains(where: { $0.shared?.isOpen ?? false && $0.shared?.cache?.superblock?.uuid == found.uuid }) else { return nil }
+        return TargetError(
+            "the cache \(found.uuidText) is open already, on another device", status: .busy,
+            hint: "this is a copy of it, or another name of its device")
+    }
+
     func mismatch(_ found: WriteboostSuperblock, _ member: WriteboostTarget) -> TargetError? {
         if let error = tooSmall(found) { return error }
         let backing = member.backing, id = member.deviceID

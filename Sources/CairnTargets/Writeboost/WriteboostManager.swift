@@ -140,6 +140,7 @@ package final class WriteboostManager: Target {
         if facts.size.count < 2048 + 256 { throw TargetError("the device is too small: \(facts.size.count) sectors") }
         let shared = WriteboostShared(facts, arena: context.arena)
         shared.cacheID = cursor
+        shared.meet(context.resources)
         context.adopt(shared)
         caches[cursor] = shared
         shared.order(.hold, manager: handle, ticket: context.ticket)

@@ -35,6 +35,9 @@ package final class WriteboostShared: Resource {
     var settings = WriteboostSettings()
     /// The first version's number of the cache, 1 ... 127; 0: it has none.
     var cacheID = 0
+    /// The engine's other caches, as of the table or order that came last: one of them may stand on the same log under another name.
+    var others: [Other] = []
+    struct Other { weak var shared: WriteboostShared? }
     /// A manager keeps it open; and wants what is in it written back.
     var isHeld = false, wantsDrain = false
     /// Awake, or held: suspended without flushing, or in vain, so that memory knows more than the disk.
@@ -70,6 +73,10 @@ package final class WriteboostShared: Resource {
         self.arena = arena
         borrowed = BorrowedBuffers(arena)
         super.init(typeName: "writeboost", device: facts.id)
+    }
+
+    func meet(_ resources: [Resource]) {
+        others = resources.compactMap { $0 === self ? nil : ($0 as? WriteboostShared).map { Other(shared: $0) } }
     }
 
     // MARK: Operations

@@ -92,7 +92,9 @@ extension WriteboostShared {
         // The other one is written first: a crash in the midst of that leaves this one.
         let isFirst = (try? s.a.get()) == superblock
         lesserSuperblock = isFirst ? WriteboostLayout.superblockB : WriteboostLayout.superblockA
-        if let error = order.member.flatMap({ mismatch(superblock, $0) }) ?? tooSmall(superblock) { return finish(error, &actions) }
+        if let error = isOpenElsewhere(superblock) ?? order.member.flatMap({ mismatch(superblock, $0) }) ?? tooSmall(superblock) {
+            return finish(error, &actions)
+        }
         if order.kind == .open { return finish(nil, &actions) }
         settings = WriteboostSettings()
         settings.writebackThreshold = 70

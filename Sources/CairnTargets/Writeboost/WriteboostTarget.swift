@@ -49,6 +49,7 @@ package final class WriteboostTarget: Target {
         let known = context.resource(on: device.id) as? WriteboostShared
         let shared = known ?? WriteboostShared(device, arena: context.arena)
         shared.facts = device
+        shared.meet(context.resources)
         return WriteboostTarget(context, settings, backing, shared)
     }
 

@@ -110,6 +110,34 @@ struct WriteboostManagerTests {
         stage.refused("format_cache_device b", "may hold what its backings do not")
     }
 
+    /// A copy, or another name of the device: by a table and by a manager.
+    @Test func oneCacheOnTwoDevices() throws {
+        let stage = try Stage(), host = stage.host
+        let copy = host.addDisk("d", sectors: (12 << 20) / 512)
+        try stage.order("format_cache_device b")
+        _ = try stage.ask("switch_to 1")
+        try stage.order("resume_cache b")
+        let volume = try host.create("v", "0 4096 writeboost 1 a 1"), original = try #require(host.disk("b"))
+        copy.poke(0, original.peek(0, 2048))
+        _ = try stage.ask("switch_to 2")
+        let writes = copy.sent[Int(Operation.write.rawValue)]
+        stage.refused("resume_cache d", "is open already, on another device")
+        do {
+            _ = try host.create("w", "0 4096 writeboost a d")
+            Issue.record("it was taken")
+        } catch { #expect(error.text.contains("claimed by volume v"), "\(error)") }
+        try host.remove(volume)
+        do {
+            _ = try host.create("w", "0 4096 writeboost a d")
+            Issue.record("it was taken")
+        } catch { #expect(error.text.contains("is open already, on another device"), "\(error)") }
+        #expect(copy.sent[Int(Operation.write.rawValue)] == writes)
+        _ = try stage.ask("switch_to 1")
+        try stage.order("free_cache")
+        copy.poke(0, original.peek(0, 2048))
+        _ = try host.create("w", "0 4096 writeboost a d")
+    }
+
     @Test func tunables() throws {
         let stage = try Stage()
         try stage.order("format_cache_device b")
