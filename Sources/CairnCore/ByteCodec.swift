@@ -1,7 +1,7 @@
 /// Little-endian access to on-disk bytes, checked. Disk bytes are hostile: every offset is checked against the span and
 /// a short or foreign structure is a typed error, never a trap.
 
-public enum DecodeError: Error, Hashable {
+public enum DecodeError: Error, Hashable, CustomStringConvertible {
     /// The structure ends before the field.
     case truncated
     case magic
@@ -11,6 +11,17 @@ public enum DecodeError: Error, Hashable {
     case feature(UInt64)
     /// A field whose value cannot be, by its name.
     case field(StaticName)
+
+    public var description: String {
+        switch self {
+        case .truncated: "it ends too early"
+        case .magic: "wrong magic"
+        case .checksum: "wrong checksum"
+        case .version(let number): "version \(number)"
+        case .feature(let bits): "unknown features \(bits)"
+        case .field(let name): "\(name)"
+        }
+    }
 }
 
 /// A static string that is Hashable, so that errors can be compared in tests.

@@ -20,20 +20,18 @@ struct DeviceHistory {
     /// The record that a cache gets of its backing, the device at `position` 0 of its line. Refuses, and takes notes.
     /// - Parameter attribute: of a file: the cache that may have its newest data, as the file itself says.
     mutating func consult(
-        _ facts: HostDevice, attribute: String?, _ type: TargetType, _ position: Int
+        _ facts: HostDevice, attribute: String?, _ type: TargetType, _ words: [TableWord], _ position: Int
     ) throws(ControlError) -> BackingRecord? {
+        let isCache = type.claimsDevices && !type.opensAlone(words)
         guard let state else {
-            if !type.claimsDevices { return nil }
+            if !isCache { return nil }
             throw ControlError(
                 errno: 2, reason: "there is no state directory",  // ENOENT
                 hint: "set CAIRN_STATE_DIR: a cache must be able to remember its backing")
         }
-        var record = state.record(facts.identity)
-        if let cache = attribute, record?.dirty != true {
-            record = BackingRecord(cache: cache, dirty: true, writtenAlone: record?.writtenAlone ?? false)
-        }
-        if type.claimsDevices { return position == 0 ? record : nil }
-        guard var record, type.name != "error" else { return nil }
+        let known = Self.record(facts.identity, attribute: attribute, state)
+        if isCache { return position == 0 ? known : nil }
+        guard var record = known, type.name != "error" else { return nil }
         if record.dirty {
             if !force {
                 throw ControlError(
@@ -48,6 +46,13 @@ struct DeviceHistory {
             notes.append((facts.identity, record))
         }
         return nil
+    }
+
+    /// - Parameter attribute: of a file: the cache that may have its newest data, as the file itself says.
+    static func record(_ identity: DeviceIdentity, attribute: String?, _ state: StateDirectory) -> BackingRecord? {
+        let record = state.record(identity)
+        guard let cache = attribute, record?.dirty != true else { return record }
+        return BackingRecord(cache: cache, dirty: true, writtenAlone: record?.writtenAlone ?? false)
     }
 
     func store() throws(SystemError) {

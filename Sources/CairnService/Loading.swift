@@ -95,6 +95,11 @@ extension Service {
             }
             for index in devices { catalog[words[index]] = resolve(words[index], cwd, names, minors, writable: true) }
             defer { unpin(catalog) }
+            for case (let word, .host(var opened)) in catalog {
+                guard let state else { break }
+                opened.record = DeviceHistory.record(opened.facts.identity, attribute: opened.attribute, state)
+                catalog[word] = .host(opened)
+            }
             return try order(name, sector, words, catalog)
         }
     }
@@ -152,7 +157,7 @@ extension Service {
                     let raw = line.arguments[index].raw
                     if catalog[raw] == nil { catalog[raw] = resolve(raw, cwd, names, minors, writable: !readOnly) }
                     if case .host(var opened) = catalog[raw] {
-                        let record = try history.consult(opened.facts, attribute: opened.attribute, type, position)
+                        let record = try history.consult(opened.facts, attribute: opened.attribute, type, line.arguments, position)
                         if let record { opened.record = record }
                         catalog[raw] = .host(opened)
                     }

@@ -33,7 +33,9 @@ extension LocalEngine {
                 try inspect(device, type, position)
                 let attribute = device.isBlock ? nil : cacheAttribute(device.fd.raw)
                 let record: BackingRecord?
-                do throws(ControlError) { record = try history.consult(device.facts, attribute: attribute, type, position) } catch {
+                do throws(ControlError) {
+                    record = try history.consult(device.facts, attribute: attribute, type, line.arguments, position)
+                } catch {
                     throw TargetError(error.reason, status: IOStatus(errno: error.errno), hint: error.hint)
                 }
                 catalog[raw] = add(device, record: record)

@@ -81,6 +81,8 @@ enum TypedJSON {
         case "delay": return delay(words)
         case "flakey": return flakey(words)
         case "ssdcache": return cache(words)
+        case "writeboost": return log(words)
+        case "writeboost-mgr": return .object([])
         default: return .null
         }
     }
@@ -138,6 +140,21 @@ enum TypedJSON {
         return .object(members + [.init(key: "options", value: .array(options))])
     }
 
+    /// Both grammars; the keys of the options are members.
+    private static func log(_ words: [String]) -> JSON {
+        if words.count == 3, let device = UInt64(words[0]), let cache = UInt64(words[2]) {
+            return .dictionary(["device_id": .unsigned(device), "backing": .string(words[1]), "cache_id": .unsigned(cache)])
+        }
+        guard words.count >= 2, words.count == 2 || Int(words[2]) == words.count - 3 && words.count % 2 == 1 else { return .null }
+        let members: [JSON.Member] = [.init(key: "backing", value: .string(words[0])), .init(key: "cache", value: .string(words[1]))]
+        return .object(members + pairs(words.dropFirst(3)))
+    }
+    private static func pairs(_ words: ArraySlice<String>) -> [JSON.Member] {
+        stride(from: words.startIndex, to: words.endIndex - 1, by: 2).map {
+            .init(key: words[$0].lowercased(), value: number(words[$0 + 1]))
+        }
+    }
+
     // MARK: Status
 
     static func status(_ type: String, _ text: String) -> JSON {
@@ -154,8 +171,45 @@ enum TypedJSON {
             return .dictionary(["stripes": .array(devices)])
         case "delay": return words.count == 3 ? .object(numbers(words, ["reads", "writes", "flushes"])) : .null
         case "ssdcache": return .object(text.split(separator: "\n").flatMap { cacheStatus(Self.words(String($0))) })
+        case "writeboost": return logStatus(words)
+        case "writeboost-mgr": return managerStatus(text)
         default: return .null
         }
+    }
+
+    private static let logFields = [
+        "cursor", "blocks", "segments", "current_segment", "last_flushed_segment", "last_written_back_segment", "dirty_blocks",
+    ]
+    /// The kernel's fields, the table of requests under the names of `stats`, and pairs: the count of the first ones is the kernel's.
+    private static func logStatus(_ words: [String]) -> JSON {
+        if words.isEmpty { return .object([]) }
+        let table = logFields.count, end = table + 16
+        guard words.count > end, words.prefix(end + 1).allSatisfy({ UInt64($0) != nil }) else { return .null }
+        let requests = (0..<16).map { row in
+            JSON.Member(
+                key: (row & 8 != 0 ? "write" : "read") + (row & 4 != 0 ? "_hit" : "_miss") + (row & 2 != 0 ? "_buffered" : "")
+                    + (row & 1 != 0 ? "_full" : "_partial"), value: number(words[table + row]))
+        }
+        return .object(
+            numbers(words, logFields) + [
+                .init(key: "requests", value: .object(requests)), .init(key: "partial_flushes", value: number(words[end])),
+            ] + pairs(words.dropFirst(end + 2)))
+    }
+
+    /// `last flushed segment id: 7`, and rows of four bits and a count, the bits in the first version's order.
+    private static func managerStatus(_ text: String) -> JSON {
+        var members: [JSON.Member] = [], rows: [JSON] = []
+        for line in text.split(separator: "\n") {
+            let words = line.split(separator: " ").map(String.init)
+            if let colon = line.firstIndex(of: ":") {
+                let key = line[..<colon].map { $0.isLetter || $0.isNumber ? String($0).lowercased() : "_" }.joined()
+                let value = line[line.index(after: colon)...].split(separator: " ").first.map(String.init) ?? ""
+                members.append(.init(key: key, value: number(value)))
+            } else if words.count == 5 && words.allSatisfy({ UInt64($0) != nil }) {
+                rows.append(.array(words.map(number)))
+            }
+        }
+        return .object(members + (rows.isEmpty ? [] : [.init(key: "requests", value: .array(rows))]))
     }
 
     /// A line: sections (`cmd`, `cte`, `read`, `write`, …) with slashed numbers or pairs behind them. A word that is not known opens

@@ -73,6 +73,11 @@ struct WriteboostFormatTests {
         #expect(try segment.withUnsafeBytes { try WriteboostSegment.entry($0, 0, s) } == Self.entry)
     }
 
+    @Test func whereALogIsDamaged() {
+        #expect(WriteboostChain.damaged(behind: 3..<7, endsOpen: false) == "segment 7 is damaged")
+        #expect(WriteboostChain.damaged(behind: 3..<7, endsOpen: true) == "segment 6 or 7 is damaged")
+    }
+
     @Test func everyByteIsUnderTheChecksum() throws {
         let s = try Self.superblock()
         var superblock = [UInt8](repeating: 0, count: WriteboostSuperblock.size), tail = [UInt8](repeating: 0, count: 4096)

@@ -147,6 +147,7 @@ struct WriteboostKernelTests {
         let testDescription: String
         let slots: [WriteboostKernelChain.Slot], record: UInt64
         let replay: ClosedRange<UInt64>?, last: UInt64, abandoned: [Int], hole: UInt64?
+        var contradiction: WriteboostKernelChain.Contradiction?
     }
     @Test(arguments: [
         ChainCase(
@@ -169,12 +170,25 @@ struct WriteboostKernelTests {
         ChainCase(
             testDescription: "a huge id of another slot", slots: [.good(1), .good(2), .good(1000), .empty], record: 0, replay: 1...2,
             last: 2,
-            abandoned: [2], hole: nil),
+            abandoned: [2], hole: nil, contradiction: .place(id: 1000, slot: 2)),
         ChainCase(
-            testDescription: "record newer than the log", slots: [.good(1), .good(2), .empty, .empty], record: 9, replay: nil, last: 9,
+            testDescription: "the device has shrunk by a slot", slots: [.good(5), .good(6), .good(3)], record: 0, replay: 3...3, last: 3,
+            abandoned: [0, 1], hole: nil, contradiction: .place(id: 5, slot: 0)),
+        ChainCase(
+            testDescription: "a damaged id of another slot is damage", slots: [.good(1), .good(2), .bad(1000), .empty], record: 0,
+            replay: 1...2, last: 2, abandoned: [2], hole: nil),
+        ChainCase(
+            testDescription: "record newer than the log", slots: [.good(1), .good(2), .empty, .empty], record: 6, replay: nil, last: 6,
             abandoned: [], hole: nil),
+        ChainCase(
+            testDescription: "record more than a ring newer", slots: [.good(1), .good(2), .empty, .empty], record: 7, replay: nil, last: 7,
+            abandoned: [], hole: nil, contradiction: .record(7, newest: 2)),
+        ChainCase(
+            testDescription: "a record alone", slots: [.empty, .empty, .empty, .empty], record: 9, replay: nil, last: 9, abandoned: [],
+            hole: nil),
     ]) func chain(_ c: ChainCase) {
         let chain = WriteboostKernelChain(c.slots, record: c.record)
         #expect(chain.replay == c.replay && chain.last == c.last && chain.abandoned == c.abandoned && chain.hole == c.hole)
+        #expect(chain.contradiction == c.contradiction)
     }
 }

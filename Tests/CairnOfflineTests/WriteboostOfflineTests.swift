@@ -318,10 +318,15 @@ struct WriteboostKernelOfflineTests {
         #expect(middle.problems.count == 1 && middle.says("the log ends before segment 140"))
         #expect(middle.summary.segments == 13 && middle.summary.abandoned == 16)
         // The oldest one may be torn: it was being reused.
-        #expect(report { $0[slot(127) + 600] ^= 1 }.problems == [])
+        let oldest = report { $0[slot(127) + 600] ^= 1 }
+        #expect(oldest.problems == [] && oldest.findings.contains { $0.advice.contains("older than all that counts") })
         #expect(report { $0[slot(130) + 12] = 200 }.says("has an impossible header"))
         // An id of another slot.
-        #expect(report { $0[slot(150)] ^= 1 }.says("the log ends before segment 150"))
+        let moved = report { $0[slot(150)] ^= 1 }
+        #expect(moved.isRefused && moved.says("segment 151 stands in slot 29, which is not its own"))
+        // Nor is any on a device that has lost or gained some MiB.
+        #expect(report { $0.removeLast(4 << 20) }.isRefused && report { $0 += [UInt8](repeating: 0, count: 1 << 20) }.isRefused)
+        #expect(report { $0[2047 * 512 + 3] = 1 }.says("the record says that segment 16777216 is written back"))
         #expect(report { for i in 0..<8 { $0[2047 * 512 + i] = 0xFF } }.isRefused)
         #expect(report { $0[0] = 0 }.says("is no writeboost cache"))
         #expect(

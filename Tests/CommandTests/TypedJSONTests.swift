@@ -36,7 +36,14 @@ import Testing
             #"{"backing":"/b","cache":"/c","blocksize":16,"mode":"readcache","assoc":4,"options":["lru","queue_busy"]}"#
         ),
         ("ssdcache", "/b /c later", "null"), ("ssdcache", "/b /c options -3 lru", "null"), ("ssdcache", "/b", "null"),
-        ("later", "a b", "null"),
+        ("writeboost", "/b /c", #"{"backing":"/b","cache":"/c"}"#), ("writeboost", "/b /c 0", #"{"backing":"/b","cache":"/c"}"#),
+        (
+            "writeboost", "/b /c 4 writeback_threshold 70 Read_cache_threshold 9",
+            #"{"backing":"/b","cache":"/c","writeback_threshold":70,"read_cache_threshold":9}"#
+        ),
+        ("writeboost", "5 /b 3", #"{"device_id":5,"backing":"/b","cache_id":3}"#), ("writeboost", "/b", "null"),
+        ("writeboost", "/b /c 4 writeback_threshold 70", "null"), ("writeboost", "/b /c 1 writeback_threshold", "null"),
+        ("writeboost-mgr", "", "{}"), ("later", "a b", "null"),
     ]
     @Test(arguments: TypedJSONTests.tables) func parameters(_ type: String, _ words: String, _ json: String) {
         #expect(TypedJSON.parameters(type, words).text == json)
@@ -59,6 +66,25 @@ import Testing
             #"{"buckets":{"used":1,"total":8},"dirty":{"sectors":16,"blocks":2,"cleaned":3,"errors":0,"unreadable":1,"state":"draining"}}"#
         ),
         ("ssdcache", "cmd 1/8\n\tlost: the cache is gone", #"{"buckets":{"used":1,"total":8},"lost":"the cache is gone"}"#),
+        // The kernel module's own line, and one of ours.
+        (
+            "writeboost",
+            "2 762 6 73 73 67 391 12 224 0 0 15 9 1 0 15 6567 0 0 1 0 15 0 11 10 writeback_threshold 0 nr_cur_batched_writeback 1 "
+                + "sync_data_interval 0 update_sb_record_interval 0 read_cache_threshold 0",
+            #"{"cursor":2,"blocks":762,"segments":6,"current_segment":73,"last_flushed_segment":73,"last_written_back_segment":67,"#
+                + #""dirty_blocks":391,"requests":{"read_miss_partial":12,"read_miss_full":224,"read_miss_buffered_partial":0,"#
+                + #""read_miss_buffered_full":0,"read_hit_partial":15,"read_hit_full":9,"read_hit_buffered_partial":1,"#
+                + #""read_hit_buffered_full":0,"write_miss_partial":15,"write_miss_full":6567,"write_miss_buffered_partial":0,"#
+                + #""write_miss_buffered_full":0,"write_hit_partial":1,"write_hit_full":0,"write_hit_buffered_partial":15,"#
+                + #""write_hit_buffered_full":0},"partial_flushes":11,"writeback_threshold":0,"nr_cur_batched_writeback":1,"#
+                + #""sync_data_interval":0,"update_sb_record_interval":0,"read_cache_threshold":0}"#
+        ),
+        ("writeboost", "1 2 3", "null"), ("writeboost", "", "{}"),
+        ("writeboost-mgr", "\ncurrent cache_id_ptr: 0", #"{"current_cache_id_ptr":0}"#),
+        (
+            "writeboost-mgr", "\ncurrent cache_id_ptr: 3\nstatic RAM(approx.): 77 (byte)\n\nwrite? hit? on_buffer? fullsize?\n1 0 0 1 9",
+            #"{"current_cache_id_ptr":3,"static_ram_approx__":77,"requests":[[1,0,0,1,9]]}"#
+        ),
         // A line of a newer engine.
         ("ssdcache", "policy s3fifo 3 small 4", #"{"policy":{"s3fifo":3,"small":4}}"#), ("ssdcache", "", "{}"), ("later", "1", "null"),
     ]

@@ -508,6 +508,18 @@ readcache afdc77862d4d8d65054f8afa474f0e802654597758e1d0476de2509db7940777
 sbrecord 40731f45f747f2e56b107e78b227eb67baacdb0934643cbff646324073732215
 tail e8a42551a529e45183478e7c3897d3b25fa6985829e6cc31572fff4d1c71d454
 EOF
+    # On a device of another size every header would be erased; with a record far ahead of the log, too.
+    far() { printf '\377\377\377\377' | dd bs=1 seek=$((2047 * 512)) conv=notrunc status=none of="$1"; }
+    for change in "truncate -s 12M" "truncate -s 20M" far; do
+        cp cache.img c.img; cp backing.img b.img
+        $change c.img || fail "$change"
+        sum=$(sha256sum c.img b.img)
+        want="which is not its own on a device of this size"; [ "$change" = far ] && want="says that segment 4294967295 is written back"
+        refused 1 "$want" cairn create v --table "0 131072 writeboost b.img c.img"
+        cairn writeboost check c.img > out.txt && fail "$change: $(cat out.txt)"
+        refused 1 "" cairn writeboost drain --backing b.img c.img
+        same "$(sha256sum c.img b.img)" "$sum"
+    done
     # In the words of the module's tool.
     cp cache.img c.img
     same "$(cairn writeboost meta c.img | tr '\n' ' ')" "[superblock header] magic = 1463972724 (formatted) [superblock record] last writeback id = 0 "
@@ -531,6 +543,7 @@ r = json.load(sys.stdin); assert r["clean"] and r["summary"]["dirty_sectors"] ==
     cairn writeboost drain --dry-run --backing b.img c.img > out.txt || fail "dry run"
     same "$(cat out.txt | sed "s,$PWD/,,")" "backing 1 sector 0 count 2048
 c.img: would write 2048 sectors in 1 ranges to backing 1."
+    refused 1 "segment 999 is not on" cairn writeboost dump c.img 999
     refused 1 "is no backing of this cache" cairn writeboost drain --backing other.img c.img
     refused 1 "aborted" cairn writeboost convert --format kernel --backing b.img c.img < /dev/null
     same "$(sha256sum c.img b.img)" "$sum"
@@ -591,6 +604,7 @@ c.img: would write 98304 sectors in 1 ranges to backing 2."
     cmp -n 65536 -i $((1 << 20)):0 a.img <(head -c 64K /dev/zero | tr '\0' '\1') || fail "a is not written back"
     cairn writeboost check --backing a.img --backing b.img c.img | grep -q ' 0 sectors in 0 blocks are dirty' || fail "not clean"
     same "$(cairn writeboost drain --dry-run --backing a.img c.img | sed "s,$PWD/,,")" "c.img: nothing is dirty."
+    refused 1 "has 3 backings" cairn writeboost convert --yes --format kernel --backing a.img c.img
     # Each is whole on its own now.
     cairn create low --table "0 131072 linear b.img 0" && cairn remove low || fail "b alone"
 }
@@ -1194,13 +1208,33 @@ test_writeboost_manager() {
     refused 1 "2 volumes use cache 3" m free_cache
     local engine; engine=$(pid mgr); kill -9 "$engine"
     for _ in $(seq 100); do [ -d "/proc/$engine" ] || break; sleep 0.1; done
+    # Cache 0 is none, and the backing alone is old.
+    refused 1 "its newest data may be in the cache" cairn create pass --table "0 65536 writeboost 5 a.img 0"
     cairn create mgr --table "0 1 writeboost-mgr" && m switch_to 3 && m resume_cache c.img || fail "resume again"
     cairn create perflv --table "0 65536 writeboost 5 a.img 3" && cairn create other --table "0 65536 writeboost 6 b.img 3" || fail again
     qemu-io -f raw "$(uri perflv)" -c 'read -P 7 0 1M' | grep -q 'verification failed' && fail "device 5"
     qemu-io -f raw "$(uri other)" -c 'read -P 8 0 1M' | grep -q 'verification failed' && fail "device 6"
     m clear_stat || fail clear_stat
-    cairn remove perflv && cairn remove other && m free_cache && cairn remove mgr || fail remove
-    cairn create pass --table "0 65536 writeboost 5 b.img 0" 2>&1 | grep -q "newest data may be in the cache" || cairn remove pass || fail pass
+    m force_migrate 1
+    for _ in $(seq 100); do [ "$(cairn stats perflv | awk '$1 == "dirty_blocks_of_all" { print $2 }')" = 0 ] && break; sleep 0.1; done
+    cairn status -o json mgr | grep -q '"status":{"current_cache_id_ptr":3,' || fail "json: $(cairn status -o json mgr)"
+    cairn table -o json perflv | grep -q '"parameters":{"device_id":5,"backing":"' || fail "json: $(cairn table -o json perflv)"
+    cairn remove perflv && cairn remove other && m free_cache || fail remove
+    cairn create pass --table "0 65536 writeboost 5 b.img 0" || fail pass
+    qemu-io -f raw "$(uri pass)" -c 'read -P 8 0 1M' | grep -q 'verification failed' && fail "passed by"
+    cairn remove pass
+    # It formats nothing that holds something: a filesystem, another cache, a backing.
+    command -v mkfs.ext4 > /dev/null && mkfs.ext4 -q -F n.img
+    cairn format-cache --target ssdcache --backing a.img --yes b.img > /dev/null 2>&1 || fail ssdcache
+    local sum; sum=$(sha256sum n.img b.img)
+    command -v mkfs.ext4 > /dev/null && refused 1 "the device is not empty" m format_cache_device n.img
+    refused 1 "the device is not empty" m format_cache_device b.img
+    cairn create s --table "0 65536 ssdcache a.img b.img writeback" && qemu-io -f raw "$(uri s)" -c 'write 0 4k' -c flush > /dev/null || fail s
+    kill -9 "$(pid s)"; sleep 0.2; head -c 32M /dev/zero > zero.img; cp --sparse=never zero.img a.img
+    cairn create mgr --table "0 1 writeboost-mgr" || fail mgr
+    refused 1 "newest data of the device may be in the cache" m format_cache_device a.img
+    same "$(sha256sum n.img)" "$(echo "$sum" | head -n 1)"
+    cairn remove mgr || fail "remove mgr"
 }
 
 passed=0 failed=0

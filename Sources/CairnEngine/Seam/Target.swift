@@ -130,6 +130,8 @@ public struct TargetType: Sendable {
     public let deviceWords: @Sendable (_ arguments: [TableWord]) -> [Int]
     /// The target keeps state on its devices and claims each of them alone.
     public let claimsDevices: Bool
+    /// A line that has the type's first device without its cache, like any other target.
+    public let opensAlone: @Sendable (_ arguments: [TableWord]) -> Bool
     /// The messages it takes, for completion: words, `one|or|another`, and what the user makes up in capitals.
     public let messages: [String]
     /// Which words of a message are device words.
@@ -137,7 +139,8 @@ public struct TargetType: Sendable {
     public let make: @Sendable (inout TargetContext) throws(TargetError) -> Target
 
     public init(
-        name: String, version: (UInt32, UInt32, UInt32), claimsDevices: Bool = false, messages: [String] = [],
+        name: String, version: (UInt32, UInt32, UInt32), claimsDevices: Bool = false,
+        opensAlone: @escaping @Sendable ([TableWord]) -> Bool = { _ in false }, messages: [String] = [],
         messageDevices: @escaping @Sendable ([String]) -> [Int] = { _ in [] },
         deviceWords: @escaping @Sendable ([TableWord]) -> [Int],
         make: @escaping @Sendable (inout TargetContext) throws(TargetError) -> Target
@@ -145,6 +148,7 @@ public struct TargetType: Sendable {
         self.name = name
         self.version = version
         self.claimsDevices = claimsDevices
+        self.opensAlone = opensAlone
         self.messages = messages
         self.messageDevices = messageDevices
         self.deviceWords = deviceWords

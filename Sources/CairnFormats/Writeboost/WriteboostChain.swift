@@ -39,6 +39,11 @@ package struct WriteboostChain: Equatable, Sendable {
         generation = last
     }
 
+    /// Of a log that ends too early: a segment of which only trailers count may have lost its summary, or the next one is gone.
+    package static func damaged(behind ids: Range<UInt64>, endsOpen: Bool) -> String {
+        (endsOpen ? "segment \(ids.upperBound - 1) or " : "segment ") + "\(ids.upperBound) is damaged"
+    }
+
     /// What the trailers in the slot of `beyond` say.
     package mutating func learn(_ slot: UnsafeRawBufferPointer, _ superblock: WriteboostSuperblock) {
         for block in 1..<superblock.layout.slotBlocks where slot.count >= Int(block + 1) * 4096 {

@@ -140,6 +140,29 @@ package struct WriteboostKernelChain: Equatable, Sendable {
     package let last: UInt64
     /// A segment behind the record that ought to be there and is not, with good ones behind it.
     package let hole: UInt64?
+    /// Neither the module nor we leave that: the cache is refused, for going on would take what counts for rubbish.
+    package let contradiction: Contradiction?
+
+    package enum Contradiction: Equatable, Sendable {
+        /// A whole segment in a slot that is not its own: the device had another size when it was written, or its id is rotten.
+        case place(id: UInt64, slot: Int)
+        /// The record is more than a ring ahead of the newest segment.
+        case record(UInt64, newest: UInt64)
+
+        package var sentence: String {
+            switch self {
+            case .place(let id, let slot): "segment \(id) stands in slot \(slot), which is not its own on a device of this size"
+            case .record(let record, let newest): "the record says that segment \(record) is written back, and the newest one is \(newest)"
+            }
+        }
+        package var advice: String {
+            switch self {
+            case .place:
+                "give the cache device the size that it had: the kernel's format does not record it, and with another one all is lost"
+            case .record: "the record is damaged; copy the device before anything else is tried"
+            }
+        }
+    }
 
     /// What a look at a slot found.
     package enum Slot: Equatable, Sendable {
@@ -163,6 +186,17 @@ package struct WriteboostKernelChain: Equatable, Sendable {
         replay = first < end ? first...(end - 1) : nil
         last = max(record, first < end ? end - 1 : 0)
         hole = end <= newest ? end : nil
+        var contradiction: Contradiction?
+        for (index, slot) in slots.enumerated() {
+            guard case .good(let id) = slot, WriteboostKernelFormat.slot(of: id, slots: count) != UInt64(index) else { continue }
+            contradiction = .place(id: id, slot: index)
+            break
+        }
+        // Up to a ring: the record is durable when it is written, segments only with the next flush.
+        if contradiction == nil && newest > 0 && record > newest && record - newest > count {
+            contradiction = .record(record, newest: newest)
+        }
+        self.contradiction = contradiction
         let kept = last
         abandoned = slots.indices.filter { index in
             switch slots[index] {

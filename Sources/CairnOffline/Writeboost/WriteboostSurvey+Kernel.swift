@@ -38,6 +38,10 @@ extension WriteboostSurvey {
                 if abandoned.contains(slot) { summary.abandoned += 1 }
             }
         }
+        if let wrong = chain.contradiction {
+            isRefused = true
+            return say(.problem(.size, wrong.sentence, wrong.advice + "; the cache is refused"))
+        }
         try readEntries(memory)
         checkEnd(chain, found)
     }
@@ -58,12 +62,13 @@ extension WriteboostSurvey {
             return say(.note(.segment, "segment \(id) (slot \(slot)) \(why); it is written back, and is of no interest", ""))
         }
         // The end of the log, or a slot that was just being written anew: a crash does that.
-        say(
-            .note(
-                .segment, "slot \(slot)\(id > 0 && id < 1 << 62 ? ", segment \(id)," : "") \(why)",
-                chain.hole == nil
-                    ? "nothing good is behind it: it was being written when a crash came, or it is damaged; this format cannot tell"
-                    : "the log ends before it"))
+        let consequence =
+            id > 0 && id < chain.replay?.lowerBound ?? 0
+            ? "it is older than all that counts: its slot was being written anew when a crash came, or it is damaged; this format cannot tell"
+            : chain.hole == nil
+                ? "nothing good is behind it: it was being written when a crash came, or it is damaged; this format cannot tell"
+                : "the log ends before it"
+        say(.note(.segment, "slot \(slot)\(id > 0 && id < 1 << 62 ? ", segment \(id)," : "") \(why)", consequence))
     }
 
     private func readEntries(_ memory: AlignedMemory) throws(TargetError) {

@@ -200,7 +200,8 @@ extension WriteboostSurvey {
                 .problem(
                     .log,
                     "the log is damaged: it ends at part \(lastSerial), and part \(chain.durable) had been made durable",
-                    "segment \(kept.upperBound) is damaged, and the cache is refused; copy the device before anything else is tried"))
+                    WriteboostChain.damaged(behind: kept, endsOpen: lastHeader.map { $0.block > 0 } ?? false)
+                        + ", and the cache is refused; copy the device before anything else is tried"))
         } else if summary.abandoned > 0 {
             say(
                 .note(

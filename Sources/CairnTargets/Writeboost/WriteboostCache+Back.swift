@@ -94,6 +94,15 @@ extension WriteboostCache {
         return index.dirtyBlocks > 0 && (settings.writeAround || back.utilisation < settings.writebackThreshold)
     }
 
+    /// Why a drain does not get on; nil while it does.
+    func drainProblem(of number: Int) -> String? {
+        if refusesWrites || backings[number]?.flushLost ?? false { return "the cache has failed" }
+        // With others in the cache its blocks would be carried along, and the tail would pass them.
+        if back.failures >= 3 || reserve > 0 && backings[number]?.failures ?? 0 >= 3 { return "writing back fails" }
+        if back.phase == .idle && back.blockedAt == tailID + 1 { return "a backing of this cache cannot be written" }
+        return nil
+    }
+
     func pumpBack(_ now: Nanoseconds, _ actions: inout ActionList) {
         back.lastNow = max(back.lastNow, now)
         switch back.phase {

@@ -130,6 +130,7 @@ extension WriteboostShared {
             if let member = order.member {
                 members[member.number] = nil
                 cache?.backings[member.number] = nil
+                member.kept = settings
             }
             if order.kind == .release { isHeld = false }
             // Without the log only this engine knows that the cache does not count; the next one reads it in the record.

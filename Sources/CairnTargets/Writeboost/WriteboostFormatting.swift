@@ -5,7 +5,8 @@ import CairnFormats
 /// Making a cache of a device at a manager's order, in our own format and without backings: they are entered when they join.
 ///
 /// Order: whatever calls the device a cache is erased → flush → tail records and block 0 of every slot are zeroed → flush → superblock B →
-/// flush → superblock A → flush. A cache that may hold what its backings do not is refused, and so is one in the kernel's format.
+/// flush → superblock A → flush. A cache that may hold what its backings do not is refused, and so is one in the kernel's format, and
+/// whatever else is not empty: nobody answers a question here.
 struct WriteboostFormatting {
     enum Step: String { case look, erase, zero, superblockB, superblockA }
     var superblock: WriteboostSuperblock
@@ -15,24 +16,21 @@ struct WriteboostFormatting {
     var isFlushing = false
     var found: [Result<WriteboostSuperblock, DecodeError>] = []
     var isKernel = false
+    /// What lies in front of the log is zero.
+    var isEmpty = true
 }
 
 extension WriteboostShared {
     func beginFormat(_ actions: inout ActionList) {
         guard formatting != nil else { return finish(TargetError("there is nothing to be formatted"), &actions) }
-        formatting?.pending = 2
-        read(device, WriteboostLayout.superblockA, WriteboostSuperblock.size, 0, &actions)
-        read(device, WriteboostLayout.superblockB, WriteboostSuperblock.size, 1, &actions)
+        formatting?.pending = 1
+        read(device, 0, Int(WriteboostLayout.dataOffset), 0, &actions)
     }
 
     func formatDone(_ operation: SubOperation, _ actions: inout ActionList) {
         formatting?.pending -= 1
         if operation.operation == .read {
-            let bytes = UnsafeRawBufferPointer(arena.bytes(operation.buffer))
-            if WriteboostKernelFormat.hasMagic(bytes) { formatting?.isKernel = true }
-            var found: Result<WriteboostSuperblock, DecodeError>
-            do throws(DecodeError) { found = .success(try WriteboostSuperblock.decode(bytes)) } catch { found = .failure(error) }
-            formatting?.found.append(found)
+            lookAtOld(UnsafeRawBufferPointer(arena.bytes(operation.buffer)))
         }
         if formatting?.step == .zero && formatting?.isFlushing == false { zeroSlots(&actions) }
         guard let f = formatting, f.pending == 0 else { return }
@@ -55,6 +53,17 @@ extension WriteboostShared {
         }
     }
 
+    private func lookAtOld(_ bytes: UnsafeRawBufferPointer) {
+        formatting?.isKernel = WriteboostKernelFormat.hasMagic(bytes)
+        formatting?.isEmpty = !bytes.contains { $0 != 0 }
+        for offset in [WriteboostLayout.superblockA, WriteboostLayout.superblockB] {
+            let copy = UnsafeRawBufferPointer(rebasing: bytes[Int(offset)..<Int(offset) + WriteboostSuperblock.size])
+            do throws(DecodeError) { formatting?.found.append(.success(try WriteboostSuperblock.decode(copy))) } catch {
+                formatting?.found.append(.failure(error))
+            }
+        }
+    }
+
     private func judgeOld(_ f: WriteboostFormatting, _ actions: inout ActionList) {
         var inUse = f.isKernel
         for case .success(let old) in f.found where old.generation > 0 && (old.state == .inUse || old.mayBeDirty) { inUse = true }
@@ -69,6 +78,12 @@ extension WriteboostShared {
                 TargetError(
                     "the device is a writeboost cache that may hold what its backings do not", status: .busy,
                     hint: "cairn format-cache --force gives that up"), &actions)
+        }
+        if !f.isEmpty && !f.found.contains(where: { (try? $0.get()) != nil }) {
+            return finish(
+                TargetError(
+                    "the device is not empty", status: .busy,
+                    hint: "cairn probe tells what it holds; cairn wipe, or cairn format-cache --target writeboost, erases it"), &actions)
         }
         formatting?.step = .erase
         zero(WriteboostLayout.superblockA, WriteboostSuperblock.size, &actions)

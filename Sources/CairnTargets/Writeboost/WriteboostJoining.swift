@@ -34,6 +34,14 @@ extension WriteboostShared {
             hint: "give the device its size again; what is cached behind its end would be lost")
     }
 
+    /// A copy of an open cache, or the same one under another name, as a loop device has: two logs in one place.
+    func isOpenElsewhere(_ found: WriteboostSuperblock) -> TargetError? {
+        guard others.contains(where: { $0.shared?.isOpen ?? false && $0.shared?.cache?.superblock?.uuid == found.uuid }) else { return nil }
+        return TargetError(
+            "the cache \(found.uuidText) is open already, on another device", status: .busy,
+            hint: "this is a copy of it, or another name of its device")
+    }
+
     func mismatch(_ found: WriteboostSuperblock, _ member: WriteboostTarget) -> TargetError? {
         if let error = tooSmall(found) { return error }
         let backing = member.backing, id = member.deviceID
@@ -317,7 +325,13 @@ extension WriteboostShared {
         member.isAwake = true
         member.distrust = false
         member.hasGoneOnAlone = false
-        settings.take(member.settings)
+        // The table's words once, and again for a cache that was closed meanwhile, unless a message has changed them.
+        if joining?.found != nil, let kept = member.kept {
+            settings = kept
+        } else if joining?.found != nil || !member.isTaken {
+            settings.take(member.settings)
+        }
+        member.isTaken = true
         cache.settings = settings
         finish(nil, &actions)
         cache.resumeLog(now, &actions)

@@ -114,6 +114,11 @@ package final class WriteboostManager: Target {
 
     private func format(_ word: String, _ context: OrderContext) throws(TargetError) -> WriteboostShared {
         let facts = try device(word, context)
+        if let record = facts.record, record.dirty {
+            throw TargetError(
+                "the newest data of the device may be in the cache \(record.cache)", status: .busy,
+                hint: "it is a backing; take another one")
+        }
         guard let layout = WriteboostLayout(slotBlocks: 256, deviceBytes: facts.size.bytes.count) else {
             throw TargetError("the device is too small: \(facts.size.count) sectors, at least \(5 * 2048) are needed")
         }
@@ -135,6 +140,7 @@ package final class WriteboostManager: Target {
         if facts.size.count < 2048 + 256 { throw TargetError("the device is too small: \(facts.size.count) sectors") }
         let shared = WriteboostShared(facts, arena: context.arena)
         shared.cacheID = cursor
+        shared.meet(context.resources)
         context.adopt(shared)
         caches[cursor] = shared
         shared.order(.hold, manager: handle, ticket: context.ticket)
@@ -225,7 +231,7 @@ package final class WriteboostManager: Target {
             nr_segments: \(log.geometry.slots)
             last_migrated_segment_id: \(log.tailID)
             last_flushed_segment_id: \(log.writtenID)
-            current segment id: \(log.currentID)
+            current segment id: \(log.shownID)
             cursor: \(log.cursor)
 
             write? hit? on_buffer? fullsize?

@@ -5,7 +5,8 @@ import CairnEngine
 /// is the cache's, which others may share.
 ///
 ///     <tunable> <value>   as in the table, unless it is static
-///     drop_caches         everything that was written until now goes to the backing; ends under load; `status` shows how far it is
+///     drop_caches         everything that was written until now goes to the backing; ends under load; `status` shows how far it is;
+///                         as an order it is answered when that is done, or cannot be
 ///     clear_stat          zeroes the counters
 extension WriteboostTarget {
     static let messageForms =
@@ -37,7 +38,7 @@ extension WriteboostTarget {
         guard let cache = shared.cache else { return "0 0 0 0 0 0 0" + String(repeating: " 0", count: 17) + " 0" }
         let t = cache.tally, g = cache.geometry
         var fields: [UInt64] = [
-            UInt64(cache.cursor), UInt64(g.slots * g.capacity), UInt64(g.slots), cache.currentID, cache.writtenID, cache.tailID,
+            UInt64(cache.cursor), UInt64(g.slots * g.capacity), UInt64(g.slots), cache.shownID, cache.writtenID, cache.tailID,
             UInt64(cache.index.dirtyOf[number]),
         ]
         for i in 0..<16 { fields.append(cache.requests[number][i]) }
@@ -58,6 +59,7 @@ extension WriteboostTarget {
             ("format", g.format == .kernel ? "kernel" : "cairn"), ("state", state), ("free_segments", "\(cache.freeSlots)"),
             ("nr_max_batched_writeback", "\(cache.settings.batch)"), ("drain_left", "\(cache.drainLeft)"),
             ("utilisation", "\(cache.back.utilisation)"), ("write_around_mode", cache.settings.writeAround ? "1" : "0"),
+            ("nr_read_cache_cells", "\(cache.settings.readCacheCells)"),
             ("backing", "\(number)"), ("volumes", "\(shared.members.count)"),
             ("dirty_elsewhere", "\(cache.index.dirtyBlocks - cache.index.dirtyOf[number])"),
         ]
@@ -97,6 +99,8 @@ extension WriteboostCache {
         if current >= 0 { return ram[current].slot * geometry.capacity + ram[current].count }
         return geometry.slot(of: currentID + 1) * geometry.capacity
     }
+    /// The segment that takes the next block; the last one while the ring is full.
+    var shownID: UInt64 { current >= 0 || freeSlots == 0 ? currentID : currentID + 1 }
     var drainLeft: UInt64 { back.drainTo > tailID ? back.drainTo - tailID : 0 }
 
     /// Write back what is in the log now; what comes later does not hold it up.
@@ -106,6 +110,10 @@ extension WriteboostCache {
         back.drainTo = current >= 0 ? currentID - 1 : currentID
         back.notBefore = now
         back.failures = 0
+        for number in backings.indices where backings[number] != nil {
+            backings[number]?.failures = 0
+            backings[number]?.notBefore = .zero
+        }
         settle(now, &actions)
     }
 }

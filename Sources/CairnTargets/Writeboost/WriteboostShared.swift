@@ -35,6 +35,9 @@ package final class WriteboostShared: Resource {
     var settings = WriteboostSettings()
     /// The first version's number of the cache, 1 ... 127; 0: it has none.
     var cacheID = 0
+    /// The engine's other caches, as of the table or order that came last: one of them may stand on the same log under another name.
+    var others: [Other] = []
+    struct Other { weak var shared: WriteboostShared? }
     /// A manager keeps it open; and wants what is in it written back.
     var isHeld = false, wantsDrain = false
     /// Awake, or held: suspended without flushing, or in vain, so that memory knows more than the disk.
@@ -51,6 +54,10 @@ package final class WriteboostShared: Resource {
     var underWay = 0
     /// The state directory is told that the backing goes on alone.
     private var recordsAlone = false
+    /// Counters outlive a close: they are the volumes'.
+    private var keptCounters: (tally: WriteboostCounters, requests: [InlineArray<16, UInt64>])?
+    /// Messages `drop_caches` that are still to be answered.
+    private var drains: [(upTo: UInt64, who: Unowned, ticket: UInt64)] = []
     /// The superblock on disk may say clean, or something else than the one in memory: it is written before the next volume's first write.
     var superblockIsBehind = false
     /// The copy that is written next, never the only one that counts.
@@ -66,6 +73,10 @@ package final class WriteboostShared: Resource {
         self.arena = arena
         borrowed = BorrowedBuffers(arena)
         super.init(typeName: "writeboost", device: facts.id)
+    }
+
+    func meet(_ resources: [Resource]) {
+        others = resources.compactMap { $0 === self ? nil : ($0 as? WriteboostShared).map { Other(shared: $0) } }
     }
 
     // MARK: Operations
@@ -153,7 +164,43 @@ package final class WriteboostShared: Resource {
         }
         if !isAnybodyAwake { cache?.suspending = true }
         cache?.settle(now, &actions)
+        answerDrains(&actions)
+        drains.removeAll { $0.who.target === member }
         pump(now, &actions)
+    }
+    func keepCounters() {
+        if let cache { keptCounters = (cache.tally, cache.requests) }
+    }
+    /// A cache that was made just now.
+    func take(_ made: WriteboostCache) {
+        if let kept = keptCounters { (made.tally, made.requests) = kept }
+        cache = made
+    }
+
+    // MARK: drop_caches
+
+    /// The drain that was begun just now has a waiter.
+    func awaitDrain(_ member: WriteboostTarget, _ ticket: UInt64) {
+        drains.append((cache?.back.drainTo ?? 0, Unowned(target: member), ticket))
+    }
+    /// Done, or in vain. What fails is tried on, but nobody knows how long: then nobody waits for it.
+    func answerDrains(_ actions: inout ActionList) {
+        for drain in drains {
+            var error: TargetError?
+            if let cache, isOpen, drain.who.target.isAwake {
+                if !cache.isAlone && cache.tailID < drain.upTo {
+                    guard let why = cache.drainProblem(of: drain.who.target.number) else { continue }
+                    error = TargetError(
+                        "\(why), with \(cache.drainLeft) segments left", status: .io,
+                        hint: "it is tried on while the volume is there; drain_left in its status tells how far it is")
+                }
+            } else {
+                error = TargetError(
+                    "the volume was suspended before everything was written back", status: .busy, hint: "resume it, and say it again")
+            }
+            drains.removeAll { $0.ticket == drain.ticket }
+            emit(.answered(drain.ticket, error), &actions)
+        }
     }
     var isAnybodyAwake: Bool { members.contains { $0.value.target.isAwake } }
 
@@ -252,6 +299,7 @@ package final class WriteboostShared: Resource {
     /// What may go on after an event.
     private func moveOn(_ now: Nanoseconds, _ actions: inout ActionList) {
         recordAlone(now, &actions)
+        if !drains.isEmpty { answerDrains(&actions) }
         advanceClosing(now, &actions)
         pump(now, &actions)
     }

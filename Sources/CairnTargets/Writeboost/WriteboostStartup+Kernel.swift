@@ -20,7 +20,7 @@ extension WriteboostShared {
         if let error = kernelMismatch(member) { return finish(error, &actions) }
         if order.kind == .open { return finish(nil, &actions) }
         settings = WriteboostSettings()
-        cache = WriteboostCache(geometry, arena: arena, device: device, settings: settings)
+        take(WriteboostCache(geometry, arena: arena, device: device, settings: settings))
         startup?.step = .kernelRecord
         startup?.pending = 1
         read(device, WriteboostKernelFormat.recordBlock, 4096, 0, &actions)
@@ -54,6 +54,7 @@ extension WriteboostShared {
         readSlots(&actions)
         guard let cache, let s = startup, s.pending == 0 else { return }
         let chain = WriteboostKernelChain(s.kernel, record: s.record)
+        if let wrong = chain.contradiction { return finish(TargetError(wrong.sentence, hint: wrong.advice), &actions) }
         if let replay = chain.replay {
             for id in replay {
                 if let problem = s.slots[cache.geometry.slot(of: id)].problem {

@@ -47,6 +47,7 @@ extension WriteboostShared {
     static let readers = 16
 
     func beginStartup(_ now: Nanoseconds, _ actions: inout ActionList) {
+        keepCounters()
         cache = nil
         startup = WriteboostStartup(pending: 2)
         read(device, 0, WriteboostSuperblock.size, 0, &actions)
@@ -91,13 +92,15 @@ extension WriteboostShared {
         // The other one is written first: a crash in the midst of that leaves this one.
         let isFirst = (try? s.a.get()) == superblock
         lesserSuperblock = isFirst ? WriteboostLayout.superblockB : WriteboostLayout.superblockA
-        if let error = order.member.flatMap({ mismatch(superblock, $0) }) ?? tooSmall(superblock) { return finish(error, &actions) }
+        if let error = isOpenElsewhere(superblock) ?? order.member.flatMap({ mismatch(superblock, $0) }) ?? tooSmall(superblock) {
+            return finish(error, &actions)
+        }
         if order.kind == .open { return finish(nil, &actions) }
         settings = WriteboostSettings()
         settings.writebackThreshold = 70
         let made = WriteboostCache(WriteboostGeometry(superblock.layout), arena: arena, device: device, settings: settings)
         made.superblock = superblock
-        cache = made
+        take(made)
         readTails(&actions)
     }
 
@@ -287,7 +290,8 @@ extension WriteboostShared {
                 TargetError(
                     "the cache's log is damaged: it ends at part \(s.lastSerial), and part \(chain.durable) had been made durable",
                     status: .io,
-                    hint: "segment \(s.ids.upperBound) is damaged; copy the device before anything else is tried"), &actions)
+                    hint: WriteboostChain.damaged(behind: s.ids, endsOpen: s.mustClose) + "; copy the device before anything else is tried"),
+                &actions)
         }
         for id in s.ids {
             if let problem = s.slots[cache.geometry.slot(of: id)].problem {

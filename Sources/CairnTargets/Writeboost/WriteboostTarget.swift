@@ -23,11 +23,16 @@ package final class WriteboostTarget: Target {
     var isAwake = false
     /// The backing was, or may have been, written without the cache.
     var distrust: Bool
+    /// What messages have made of the settings, from one opening of the cache to the next.
+    var kept: WriteboostSettings?
+    /// Its table's words are in use already.
+    var isTaken = false
     /// The backing had everything, and was written without the cache since: whatever the log calls dirty is older.
     var hasGoneOnAlone: Bool
 
     package static let type = TargetType(
-        name: "writeboost", version: (2, 2, 18), claimsDevices: true, messages: WriteboostTarget.messageForms,
+        name: "writeboost", version: (2, 2, 18), claimsDevices: true,
+        opensAlone: { firstVersion($0)?.cache == 0 }, messages: WriteboostTarget.messageForms,
         deviceWords: { firstVersion($0) == nil ? [0, 1] : [1] }
     ) { (context: inout TargetContext) throws(TargetError) -> Target in
         if let ids = firstVersion(context.arguments) { return try make(context, device: ids.device, cache: ids.cache) }
@@ -44,6 +49,7 @@ package final class WriteboostTarget: Target {
         let known = context.resource(on: device.id) as? WriteboostShared
         let shared = known ?? WriteboostShared(device, arena: context.arena)
         shared.facts = device
+        shared.meet(context.resources)
         return WriteboostTarget(context, settings, backing, shared)
     }
 
@@ -127,6 +133,7 @@ package final class WriteboostTarget: Target {
         case .presuspend: actions.append(.phaseDone)
         case .postsuspend(noflush: true):
             shared.hold(self)
+            shared.answerDrains(&actions)
             actions.append(.phaseDone)
         case .postsuspend(noflush: false):
             if !isAwake { return actions.append(.phaseDone) }
@@ -151,6 +158,15 @@ package final class WriteboostTarget: Target {
     }
     package override func message(_ words: [String], now: Nanoseconds, into actions: inout ActionList) throws(TargetError) -> String? {
         try answer(words, now, &actions)
+    }
+    package override func order(
+        _ words: [String], _ context: OrderContext, now: Nanoseconds, into actions: inout ActionList
+    ) throws(TargetError) -> Bool {
+        guard words.count == 1, words[0].lowercased() == "drop_caches" else { return false }
+        _ = try answer(words, now, &actions)
+        shared.awaitDrain(self, context.ticket)
+        actions.append(.wake(shared.handle))
+        return true
     }
     package override func counters() -> [(name: String, value: UInt64)] { allCounters() }
     package override func machines() -> [(machine: StaticString, state: String)] { machineStates }

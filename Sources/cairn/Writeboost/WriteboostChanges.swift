@@ -5,6 +5,7 @@ import CairnFormats
 import CairnIO
 import CairnOffline
 import CairnService
+import CairnTargets
 import Glibc
 
 /// drain, convert: the tools that write. With --dry-run they only say what they would do.
@@ -15,6 +16,8 @@ extension WriteboostVerb {
     private struct Look {
         let name: String
         let format: WriteboostImage.Format
+        /// Backings of the cache; 1 in the kernel's format.
+        let registered: Int
         let dirty: [Int: Dirty]
         let ranges: [(backing: Int, sector: UInt64, count: UInt64)]
         let blocks: UInt64
@@ -48,7 +51,8 @@ extension WriteboostVerb {
         var ranges: [(backing: Int, sector: UInt64, count: UInt64)] = []
         if looksOnly(arguments) && !verdict.isGivenUp { survey.runs { ranges.append(($0, $1, $2)) } }
         return Look(
-            name: device.facts.kernelName, format: image.format, dirty: dirty, ranges: ranges, blocks: survey.summary.dirtyBlocks,
+            name: device.facts.kernelName, format: image.format, registered: image.superblock?.registered ?? 1, dirty: dirty,
+            ranges: ranges, blocks: survey.summary.dirtyBlocks,
             backings: backings)
     }
 
@@ -119,6 +123,10 @@ extension WriteboostVerb {
             throw TargetError("convert takes one --backing", hint: "a cache in the kernel's format has one, and so has what becomes of it")
         }
         let look = try look(word, arguments)
+        if look.registered > 1 {
+            throw TargetError(
+                "\(look.name) has \(look.registered) backings", hint: "only a cache with one is converted; drain and format it for each")
+        }
         if look.format == wanted {
             Output.out("\(look.name): is in the \(wanted == .kernel ? "kernel's" : "cairn") format already.")
             return true

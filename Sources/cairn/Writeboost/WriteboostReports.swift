@@ -71,6 +71,7 @@ extension WriteboostVerb {
         let memory = AlignedMemory(4096)
         var out = CacheVerb.Batch()
         var first = true
+        var missing = Set(segments)
         if json { out.add("{\"version\":1,\"format\":\"\(image.format.rawValue)\",\"slots\":\(image.slots),\"segments\":[") }
         for slot in 0..<image.slots {
             let state = survey.states[Int(slot)]
@@ -79,6 +80,7 @@ extension WriteboostVerb {
             try image.medium.read(memory.bytes, at: image.offset(slot: slot, block: last?.block ?? 0))
             guard let header = (try? image.header(memory.readable, slot: slot, block: last?.block ?? 0)) ?? nil else { continue }
             if !segments.isEmpty && !segments.contains(header.id) { continue }
+            missing.remove(header.id)
             let list = Array(((try? image.entries(memory.readable, header)) ?? []).prefix(last?.count ?? .max))
             func isNewest(_ entry: WriteboostImage.Entry) -> UInt8 { live[slot << 8 | UInt64(entry.place)] ?? 0 }
             if json {
@@ -98,6 +100,7 @@ extension WriteboostVerb {
         }
         if json { out.add("]}\n") }
         out.write()
+        if let id = missing.min() { throw notThere(id, device.facts.kernelName) }
     }
     private static func sectors(_ mask: UInt8) -> [Range<Int>] { runs([UInt64(mask)], sectors: 8) }
     private static func text(_ mask: UInt8) -> String {
@@ -201,10 +204,12 @@ extension WriteboostVerb {
             if json { found[found.count - 1] = object(header, list, block) } else { show(header, list, block) }
         }
         if found.isEmpty {
-            throw TargetError(
-                "segment \(id) is not on \(image.medium.name)", status: .noEntry, hint: "cairn writeboost dump lists those that are")
+            throw notThere(id, image.medium.name)
         }
         return found
+    }
+    private static func notThere(_ id: UInt64, _ name: String) -> TargetError {
+        TargetError("segment \(id) is not on \(name)", status: .noEntry, hint: "cairn writeboost dump lists those that are")
     }
     private static func show(_ header: WriteboostImage.Header, _ list: [WriteboostImage.Entry], _ block: UInt64) {
         if let sum = header.checksum {

@@ -65,6 +65,17 @@ struct WriteboostManagerTests {
         stage.refused("resume_cache b", "no writeboost cache")
         stage.refused("switch_to 128", "from 0 to 127")
         stage.refused("format_cache_device nothing", "there is no nothing")
+        // What is not empty, or has a cache of its own, is not formatted: nobody is asked here.
+        let disk = try #require(host.disk("b"))
+        for sector in [2, 2047] as [UInt64] {
+            disk.poke(sector, LogStage.block(0x53, 1))
+            stage.refused("format_cache_device b", "the device is not empty")
+            #expect(disk.peek(sector, 1) == LogStage.block(0x53, 1))
+            disk.poke(sector, LogStage.block(0, 1))
+        }
+        host.records["b"] = BackingRecord(cache: "another", dirty: true, writtenAlone: false)
+        stage.refused("format_cache_device b", "the newest data of the device may be in the cache another")
+        host.records["b"] = nil
         stage.refused("allow_migrate 1", "no cache for the cache_id_ptr 1")
         // A refusal has let the device go.
         _ = try host.create("l", "0 8 linear b 0")
@@ -97,6 +108,34 @@ struct WriteboostManagerTests {
         try stage.order("free_cache")
         // What it holds of device 5 nobody has.
         stage.refused("format_cache_device b", "may hold what its backings do not")
+    }
+
+    /// A copy, or another name of the device: by a table and by a manager.
+    @Test func oneCacheOnTwoDevices() throws {
+        let stage = try Stage(), host = stage.host
+        let copy = host.addDisk("d", sectors: (12 << 20) / 512)
+        try stage.order("format_cache_device b")
+        _ = try stage.ask("switch_to 1")
+        try stage.order("resume_cache b")
+        let volume = try host.create("v", "0 4096 writeboost 1 a 1"), original = try #require(host.disk("b"))
+        copy.poke(0, original.peek(0, 2048))
+        _ = try stage.ask("switch_to 2")
+        let writes = copy.sent[Int(Operation.write.rawValue)]
+        stage.refused("resume_cache d", "is open already, on another device")
+        do {
+            _ = try host.create("w", "0 4096 writeboost a d")
+            Issue.record("it was taken")
+        } catch { #expect(error.text.contains("claimed by volume v"), "\(error)") }
+        try host.remove(volume)
+        do {
+            _ = try host.create("w", "0 4096 writeboost a d")
+            Issue.record("it was taken")
+        } catch { #expect(error.text.contains("is open already, on another device"), "\(error)") }
+        #expect(copy.sent[Int(Operation.write.rawValue)] == writes)
+        _ = try stage.ask("switch_to 1")
+        try stage.order("free_cache")
+        copy.poke(0, original.peek(0, 2048))
+        _ = try host.create("w", "0 4096 writeboost a d")
     }
 
     @Test func tunables() throws {

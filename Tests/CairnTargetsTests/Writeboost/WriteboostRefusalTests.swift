@@ -110,6 +110,24 @@ struct WriteboostRefusalTests {
             name: "kernel: a record that cannot be", kernel: true, change: { $0.fast.poke(2047, LogStage.block(0xFF, 1)) },
             says: "record of what is written back is impossible"),
         Case(
+            name: "kernel: another size", kernel: true,
+            change: { stage in
+                try stage.putKernelSegment(7, slot: 0, sector: 8, dirtyBits: 255, LogStage.block(1))
+                stage.resize(stage.fast, to: 2048 + 5 * 1024)
+            }, says: "segment 7 stands in slot 0, which is not its own on a device of this size"),
+        Case(
+            name: "kernel: a record far behind the log", kernel: true,
+            change: { stage in
+                try stage.putKernelSegment(1, slot: 0, sector: 8, dirtyBits: 255, LogStage.block(1))
+                var record = LogStage.block(0, 1)
+                record[0] = 8
+                stage.fast.poke(2047, record)
+            }, says: "the record says that segment 8 is written back, and the newest one is 1"),
+        Case(
+            name: "kernel: an entry behind the end", kernel: true,
+            change: { try $0.putKernelSegment(1, slot: 0, sector: 4096, dirtyBits: 255, LogStage.block(1)) },
+            says: "segment 1 of the cache has an entry that cannot be (sector beyond the backing)"),
+        Case(
             name: "kernel: another cache has the newest data", kernel: true,
             change: { $0.host.records["a"] = BackingRecord(cache: "another", dirty: true, writtenAlone: false) },
             says: "newest data may be in the cache another"),
