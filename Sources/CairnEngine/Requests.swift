@@ -90,8 +90,7 @@ extension Engine {
         let index = requests.take(
             RequestRecord(
                 volume: Unmanaged.passUnretained(volume), operation: request.operation, flags: request.flags, sector: request.sector,
-                count: request.count,
-                buffer: request.buffer, origin: origin, started: now))
+                count: request.count, buffer: request.buffer, origin: origin, started: now))
         work.append(.start(index))
     }
 

@@ -31,8 +31,7 @@ package final class LocalEngine {
         timer = try Timer()
         try io.watch(poller, tag: 0)
         try poller.add(timer.pollDescriptor, tag: 0)
-        engine = Engine(
-            types: allTargets, arena: BufferArena(bytes: memory), seed: randomSeed(), maximumVolumes: maximumVolumes)
+        engine = Engine(types: allTargets, arena: BufferArena(bytes: memory), seed: randomSeed(), maximumVolumes: maximumVolumes)
         self.state = state
     }
 

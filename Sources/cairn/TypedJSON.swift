@@ -1,4 +1,5 @@
 import CairnControl
+import CairnTargets
 
 /// `-o json` of status, table, stats and probe: numbers are numbers, and a target's words have names. The schema is
 /// cairn-json(5); a member may be added at any time, anything else raises the version.
@@ -185,11 +186,7 @@ enum TypedJSON {
         if words.isEmpty { return .object([]) }
         let table = logFields.count, end = table + 16
         guard words.count > end, words.prefix(end + 1).allSatisfy({ UInt64($0) != nil }) else { return .null }
-        let requests = (0..<16).map { row in
-            JSON.Member(
-                key: (row & 8 != 0 ? "write" : "read") + (row & 4 != 0 ? "_hit" : "_miss") + (row & 2 != 0 ? "_buffered" : "")
-                    + (row & 1 != 0 ? "_full" : "_partial"), value: number(words[table + row]))
-        }
+        let requests = (0..<16).map { JSON.Member(key: WriteboostTarget.requestName($0), value: number(words[table + $0])) }
         return .object(
             numbers(words, logFields) + [
                 .init(key: "requests", value: .object(requests)), .init(key: "partial_flushes", value: number(words[end])),

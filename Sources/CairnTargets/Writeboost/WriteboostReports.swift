@@ -67,16 +67,17 @@ extension WriteboostTarget {
         return fields.map(String.init).joined(separator: " ") + " \(options.count * 2) " + words
     }
 
+    /// What a row of the table of requests counts, 0 ... 15, in the kernel's order.
+    package static func requestName(_ row: Int) -> String {
+        (row & 8 != 0 ? "write" : "read") + (row & 4 != 0 ? "_hit" : "_miss") + (row & 2 != 0 ? "_buffered" : "")
+            + (row & 1 != 0 ? "_full" : "_partial")
+    }
+
     func allCounters() -> [(name: String, value: UInt64)] {
         guard let cache = shared.cache else { return [] }
         let t = cache.tally
         var list: [(name: String, value: UInt64)] = []
-        for i in 0..<16 {
-            let name =
-                (i & 8 != 0 ? "write" : "read") + (i & 4 != 0 ? "_hit" : "_miss") + (i & 2 != 0 ? "_buffered" : "")
-                + (i & 1 != 0 ? "_full" : "_partial")
-            list.append((name, cache.requests[number][i]))
-        }
+        for row in 0..<16 { list.append((Self.requestName(row), cache.requests[number][row])) }
         return list + [
             ("dirty_blocks", UInt64(cache.index.dirtyOf[number])), ("dirty_blocks_of_all", UInt64(cache.index.dirtyBlocks)),
             ("partial_flushes", t.partialFlushes), ("user_bytes", t.userBytes),
