@@ -97,7 +97,7 @@ enum Reporting {
     }
 
     static func lines(_ volume: Volume, _ engine: Engine, table: Bool, inactive: Bool, persistent: Bool) -> JSON {
-        let shown = inactive ? volume.inactive : volume.live
+        let shown = inactive ? volume.inactive : table ? volume.live : volume.shown
         let name: (DeviceID) -> String = { id in
             engine.device(id).map { persistent ? $0.persistentWord : $0.tableWord } ?? "?"
         }
@@ -126,7 +126,7 @@ enum Reporting {
         func directions(_ s: IOStatistics, _ inFlight: Int? = nil) -> [JSON.Member] {
             Self.directions(s, inFlight ?? s.inFlight, buckets)
         }
-        let targets = volume.live?.targets ?? []
+        let targets = volume.shown?.targets ?? []
         return .object(
             [
                 .init(key: "name", value: .string(volume.name)), .init(key: "uuid", value: .string(volume.uuid)),
@@ -151,7 +151,7 @@ enum Reporting {
                     .init(
                         key: "devices",
                         value: .array(
-                            (volume.live.map { distinct($0) } ?? []).map { device in
+                            (volume.shown.map { distinct($0) } ?? []).map { device in
                                 .object([.init(key: "word", value: .string(device.tableWord))] + directions(device.statistics))
                             })),
                 ])

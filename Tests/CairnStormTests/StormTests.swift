@@ -32,7 +32,7 @@ struct StormTests {
             ], "write-back tailFlush → idle"
         ),
         (
-            "writeboost-kernel", ["life opening: kernelSlots", "life closing: draining", "write-back tail"],
+            "writeboost-kernel", ["life opening: kernel_slots", "life closing: draining", "write-back tail"],
             "life joining: zeroFlush → open"
         ),
         ("writeboost-shared", ["life leaving: facts", "ring reserve"], "life opening: superblocks → "),

@@ -621,6 +621,27 @@ test_writeboost_formatted_again() {
     done
 }
 
+# Opening a log in the kernel's format reads all of it: how far it is can be seen, and what a hole in it costs is said.
+test_writeboost_opening_is_seen() {
+    truncate -s 64M b.img k.img
+    cairn format-cache --target writeboost --format kernel --backing b.img --yes k.img > /dev/null || fail format
+    cairn create v --table "0 131072 writeboost b.img k.img,pace=20M" & local creating=$!
+    for _ in $(seq 100); do cairn status v 2> /dev/null > out.txt && grep -q 'step kernel_slots step_done [1-9]' out.txt && break; sleep 0.05; done
+    grep -q ' state opening step kernel_slots step_done [1-9][0-9]* step_of 126$' out.txt || fail "no progress: $(cat out.txt)"
+    cairn stats -o json v | grep -q '"recovery_bytes":[1-9]' || fail "stats of an opening: $(cairn stats -o json v)"
+    cairn status -o json v | grep -q '"state":"opening","step":"kernel_slots"' || fail "json: $(cairn status -o json v)"
+    wait $creating || fail create
+    cairn status v | grep -q ' state ok ' || fail "status: $(cairn status v)"
+    # Three segments, each with a block and made durable; then the middle one rots.
+    for at in 0 1M 2M; do qemu-io -f raw -c "write -P 7 $at 4k" -c flush "$(uri v)" > /dev/null || fail write; done
+    kill -9 "$(pid v)"; sleep 0.2
+    printf '\377' | dd of=k.img bs=1 seek=$((1024 * 1024 + 512 * 1024 + 4096)) conv=notrunc status=none
+    refused 1 "the log ends before segment 2" cairn writeboost check --backing b.img k.img
+    cairn create v --table "0 131072 writeboost b.img k.img" || fail again
+    grep -q 'v: writeboost: the log ends before segment 2, .*; 1 newer segments' "$CAIRN_RUNTIME_DIR/default/engine.log" \
+        || fail "not said: $(cat "$CAIRN_RUNTIME_DIR/default/engine.log")"
+}
+
 # Caches that are none, or not this one's, or not whole: a sentence, and not a byte is written.
 test_writeboost_bad_input() {
     truncate -s 16M b.img other.img small.img; truncate -s 12M c.img k.img plain.img; truncate -s 1M tiny.img; truncate -s 1536K ktiny.img

@@ -47,6 +47,8 @@ public final class Volume {
 
     /// The targets that are at work: of the table that is being opened or activated, else of the live one.
     package var working: [Target] { (transition?.table ?? live)?.targets ?? [] }
+    /// What reports show: the live table, or the first one while it is opened, for that may take minutes.
+    public var shown: Table? { live ?? transition?.table }
     public var size: Sectors { live?.size ?? .zero }
     public var limits: QueueLimits { live?.limits ?? QueueLimits() }
     public var readOnly: Bool { live?.readOnly ?? false }

@@ -6,7 +6,7 @@ import CairnFormats
 /// word and set by one of two. The caches it resumes are named by numbers, which the first version's tables use.
 ///
 ///     format_cache_device <device>   make a cache of it, in our format, without backings
-///     switch_to <1…127>              the cache that later messages are about
+///     switch_to <0…127>              the cache that later messages are about; 0 is none
 ///     resume_cache <device>          open it under that number
 ///     free_cache                     close it; refused while volumes use it
 ///     clear_stat                     zero its counters

@@ -35,7 +35,12 @@ extension WriteboostTarget {
 
     /// The kernel's fields, then, behind its option words, ours as words of the same list.
     func statusText() -> String {
-        guard let cache = shared.cache else { return "0 0 0 0 0 0 0" + String(repeating: " 0", count: 17) + " 0" }
+        let nothing = "0 0 0 0 0 0 0" + String(repeating: " 0", count: 17) + " 0"
+        if let startup = shared.startup {
+            let (done, of) = startup.progress
+            return nothing + " state opening step \(startup.step.rawValue) step_done \(done) step_of \(of)"
+        }
+        guard let cache = shared.cache else { return nothing }
         let t = cache.tally, g = cache.geometry
         var fields: [UInt64] = [
             UInt64(cache.cursor), UInt64(g.slots * g.capacity), UInt64(g.slots), cache.shownID, cache.writtenID, cache.tailID,

@@ -7,7 +7,8 @@ import CairnFormats
 /// `WriteboostStartup+Kernel`.
 struct WriteboostStartup {
     enum Step: String {
-        case superblocks, tails, summaries, openSlot, verify, replay, kernelRecord, kernelSlots
+        case superblocks, tails, summaries, verify, replay
+        case openSlot = "open_slot", kernelRecord = "kernel_record", kernelSlots = "kernel_slots"
     }
     /// What a look at a slot found. Its entries stand in the index, unlinked.
     struct Slot {
@@ -41,6 +42,15 @@ struct WriteboostStartup {
     var kernel: [WriteboostKernelChain.Slot] = []
     var record: UInt64 = 0
     var zero: [Int] = []
+
+    /// How much of the step is done, in slots or segments; a step of a few reads has nothing to count.
+    var progress: (done: UInt64, of: UInt64) {
+        switch step {
+        case .summaries, .kernelSlots: (UInt64(max(0, at - pending)), UInt64(slots.count))
+        case .verify, .replay: (verifying - min(verifying, ids.lowerBound), UInt64(ids.count))
+        case .superblocks, .tails, .openSlot, .kernelRecord: (0, 0)
+        }
+    }
 }
 
 extension WriteboostShared {

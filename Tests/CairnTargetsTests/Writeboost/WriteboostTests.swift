@@ -108,6 +108,29 @@ struct WriteboostTests {
         stage.host.crash(seed: 5)
         volume = try stage.open()
         #expect(stage.host.read(volume, 8, 8) == LogStage.block(1) && stage.host.read(volume, 800, 8) == LogStage.block(10))
+        let told = stage.host.notices.filter { $0.contains("the log ends before segment 2") }
+        #expect(told.count == 1 && told[0].contains("; 1 newer segments behind it"))
+    }
+
+    /// Rule 14 of the format's description: an opening shows how far it is.
+    @Test(arguments: [false, true]) func tellsHowFarAnOpeningIs(kernel: Bool) throws {
+        let stage = try LogStage(kernel: kernel)
+        let volume = try stage.open()
+        for i in UInt64(0)..<20 { #expect(stage.host.write(volume, i * 24, LogStage.block(UInt8(i + 1))).isOK) }
+        #expect(stage.host.flush(volume).isOK)
+        stage.host.crash(seed: 3)
+        var seen: [String] = []
+        let engine = stage.host.engine
+        stage.host.watcher = {
+            guard let volume = engine.volumes.first, volume.live == nil, let target = volume.shown?.targets.first else { return }
+            let words = target.status { _ in "?" }.split(separator: " ").dropFirst(25).joined(separator: " ")
+            if seen.last != words { seen.append(words) }
+        }
+        let again = try stage.open()
+        stage.host.watcher = nil
+        let step = kernel ? "kernel_slots" : "summaries"
+        for done in 0..<6 { #expect(seen.contains("state opening step \(step) step_done \(done) step_of 6"), "\(seen)") }
+        #expect(again.shown === again.live && stage.host.statusText(again).first?.contains("state ok") == true)
     }
 
     @Test(arguments: [false, true]) func drainsUnderLoad(kernel: Bool) throws {
