@@ -6,8 +6,8 @@ struct EveryPointTests {
     @Test("nothing is lost", arguments: PointTarget.all.map(\.name))
     func clean(name: String) async throws {
         let target = try #require(PointTarget.named(name).first)
-        // These two have many states, which are like those of the other two logs.
-        let isShort = ["writeboost-read", "writeboost-kernel"].contains(name)
+        // These have many states, which are like those of the other two logs.
+        let isShort = ["writeboost-read", "writeboost-two", "writeboost-kernel"].contains(name)
         let summary = try await EveryPoint.run(target, length: isShort ? 0 : 1)
         for found in summary.violations { Issue.record("\(name) \(found.replay): \(found.text)") }
         #expect(summary.workloads > (isShort ? 0 : 12) && summary.states > (isShort ? 10 : 50) && summary.pairs > summary.states)
@@ -44,6 +44,8 @@ struct EveryPointTests {
         ("write the first superblock", "writeboost", .writes(disk: 1, sectors: 0..<72), "2d"),
         ("write the second superblock", "writeboost", .writes(disk: 1, sectors: 128..<200), "2d"),
         ("write the first slot", "writeboost", .writes(disk: 1, sectors: 2048..<2112), "2"),
+        ("flush the first backing", "writeboost-two", .flushes(disk: 0), "c"),
+        ("flush the second backing", "writeboost-two", .flushes(disk: 1), "3c"),
         ("flush the backing", "writeboost-kernel-ring", .flushes(disk: 0), "c"),
         ("flush the cache", "writeboost-kernel-ring", .flushes(disk: 1), "2"),
         ("write the first slot", "writeboost-kernel-ring", .writes(disk: 1, sectors: 2048..<2144), "2"),

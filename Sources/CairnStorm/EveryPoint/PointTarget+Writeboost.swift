@@ -10,6 +10,8 @@ extension PointTarget {
         log("writeboost", slots: 4),
         // Blocks that were read are kept in the log.
         log("writeboost-read", slots: 4, words: "4 writeback_threshold 0 read_cache_threshold 127", reading: true),
+        // Half of the volume on another backing: writes, flushes, closes and the superblock are of two.
+        log("writeboost-two", slots: 4, backings: ["a", "c"]),
         // The fewest slots that the target takes: whatever is flushed is written back at once.
         kernel("writeboost-kernel", slots: 2),
         kernel("writeboost-kernel-ring", slots: 4),
@@ -17,17 +19,29 @@ extension PointTarget {
 
     private static let logSectors: UInt64 = 96
     private static let afterwards = Afterwards(write: 40..<48, message: ["drop_caches"])
-    private static func line(_ words: String) -> String { "0 \(logSectors) writeboost a b \(words)" }
+    /// The volume, in equal parts of these backings.
+    private static func table(_ words: String, _ backings: [String] = ["a"]) -> String {
+        let each = logSectors / UInt64(backings.count)
+        return backings.enumerated().map { "\(UInt64($0) * each) \(each) writeboost \($1) b \(words)" }.joined(separator: "\n")
+    }
+    private static func plans(_ backings: [String] = ["a"]) -> [PointDisk.Plan] {
+        let each = logSectors / UInt64(backings.count)
+        return backings.enumerated().map {
+            .init(
+                name: $1, size: each, stretches: [0..<each],
+                formatted: [(UInt64(0), StormContent.bytes(UInt64($0) * each, each, initial))])
+        }
+    }
 
     /// - Parameters:
     ///   - run: ends a segment.
-    ///   - reading: reads race with writes, and go into the log.
-    private static func letters(run: PointOperation, reading: Bool = false) -> [PointOperation] {
+    ///   - own: what only this target has.
+    private static func letters(run: PointOperation, reading: Bool = false, own: [PointOperation] = []) -> [PointOperation] {
         [
             .write(0..<8), .write(10..<14), .write(19..<21, fua: true), run, .write(88..<96), .flushAndWrite(4..<12),
             reading ? .readAndWrite(80..<96, 84..<88) : .read(8..<32), .flush, .discard(20..<44), .zeroes(14..<26),
             .suspend(noflush: false), .suspend(noflush: true), .message(["drop_caches"]), .reopen, .wait,
-        ] + (reading ? [.read(72..<88)] : [])
+        ] + own
     }
 
     /// So many segments, written back; the last of them leaves older contents on the backing.
@@ -42,10 +56,10 @@ extension PointTarget {
 
     /// The smallest segments: seven blocks.
     private static func log(
-        _ name: String, slots: UInt64, words: String = "2 writeback_threshold 0", reading: Bool = false
+        _ name: String, slots: UInt64, words: String = "2 writeback_threshold 0", reading: Bool = false, backings: [String] = ["a"]
     ) -> PointTarget? {
         guard let layout = WriteboostLayout(slotBlocks: 8, slots: slots) else { return nil }
-        let size = layout.totalBytes / 512, bytes = superblock(layout)
+        let size = layout.totalBytes / 512, bytes = superblock(layout, backings)
         func part(_ offset: UInt64, _ length: Int) -> Range<UInt64> { offset / 512..<offset / 512 + UInt64(length / 512) }
         let a = part(WriteboostLayout.superblockA, WriteboostSuperblock.size),
             b = part(WriteboostLayout.superblockB, WriteboostSuperblock.size)
@@ -54,29 +68,29 @@ extension PointTarget {
         ]
         // The open segment that the close leaves has two parts.
         let ends: [Preparation] = [.write(0..<8, initial), .flush, .write(12..<16, initial), .write(16..<24, initial)]
+        let own: [PointOperation] = reading ? [.read(72..<88)] : backings.count > 1 ? [.write(44..<52, fua: true)] : []
         return PointTarget(
-            name: name, table: line(words), sectors: logSectors, alphabet: letters(run: .write(16..<96), reading: reading),
-            disks: [
-                backing,
+            name: name, table: table(words, backings), sectors: logSectors,
+            alphabet: letters(run: .write(16..<96), reading: reading, own: own),
+            disks: plans(backings) + [
                 // All of it is checked: data has a checksum, too, and is looked at unless it is known to be durable.
                 .init(
                     name: "b", size: size, stretches: stretches, checked: 0..<size,
-                    formatted: [(a.lowerBound, bytes), (b.lowerBound, bytes)]),
+                    formatted: [(a.lowerBound, bytes), (b.lowerBound, bytes)])
             ],
             preparations: laps(slots - 1) + ends,
             afterwards: afterwards)
     }
-    private static let backing = PointDisk.Plan(
-        name: "a", size: logSectors, stretches: [0..<logSectors], formatted: [(UInt64(0), StormContent.bytes(0, logSectors, initial))])
-
-    private static func superblock(_ layout: WriteboostLayout) -> [UInt8] {
+    private static func superblock(_ layout: WriteboostLayout, _ backings: [String]) -> [UInt8] {
         var superblock = WriteboostSuperblock(
             uuid: (1...16).map { UInt8($0) }, secret: 0x1234_5678_9ABC_DEF1, layout: layout, cacheSectors: layout.totalBytes / 512)
-        var known = WriteboostSuperblock.Backing()
-        known.kind = DeviceIdentity.Kind.simulated.rawValue
-        known.name = "a"
-        known.sectors = logSectors
-        superblock.backings[0] = known
+        for (number, name) in backings.enumerated() {
+            var known = WriteboostSuperblock.Backing()
+            known.kind = DeviceIdentity.Kind.simulated.rawValue
+            known.name = name
+            known.sectors = logSectors / UInt64(backings.count)
+            superblock.backings[number] = known
+        }
         var bytes = [UInt8](repeating: 0, count: WriteboostSuperblock.size)
         bytes.withUnsafeMutableBytes { superblock.encode(into: $0) }
         return bytes
@@ -97,14 +111,13 @@ extension PointTarget {
         }
         let ends: [Preparation] = [.write(0..<8, initial), .write(12..<16, initial), .write(16..<24, initial)]
         return PointTarget(
-            name: name, table: line("2 writeback_threshold 0"), sectors: logSectors,
+            name: name, table: table("2 writeback_threshold 0"), sectors: logSectors,
             alphabet: letters(run: PointOperation.write(16..<40, fua: true)),
-            disks: [
-                backing,
+            disks: plans() + [
                 // The record has no checksum: it is one sector.
                 .init(
                     name: "b", size: size, stretches: stretches, checked: data..<size, isBlankElsewhere: true,
-                    formatted: [(UInt64(0), bytes)]),
+                    formatted: [(UInt64(0), bytes)])
             ],
             preparations: laps(slots - 1) + ends,
             // Segments in memory and slots that recovery reads: 512 KiB each.
