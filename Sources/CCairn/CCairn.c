@@ -13,17 +13,21 @@
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
+// Not through the C library's functions: those are cancellation points, and the two atomic operations around each call, in a process with
+// threads, were 5 % of a cached read of 4 KiB. A word holds an offset: 64-bit systems only.
+_Static_assert(sizeof(long) == 8, "preadv2 takes an offset in one word");
 ssize_t cairn_preadv2(int fd, void *memory, size_t length, int64_t offset, int flags) {
     struct iovec v = {memory, length};
-    return preadv2(fd, &v, 1, offset, flags);
+    return syscall(SYS_preadv2, fd, &v, 1L, offset, 0L, flags);
 }
 ssize_t cairn_pwritev2(int fd, const void *memory, size_t length, int64_t offset, int flags) {
     struct iovec v = {(void *)memory, length};
-    return pwritev2(fd, &v, 1, offset, flags);
+    return syscall(SYS_pwritev2, fd, &v, 1L, offset, 0L, flags);
 }
 int cairn_fallocate(int fd, int mode, int64_t offset, int64_t length) { return fallocate(fd, mode, offset, length); }
 int cairn_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }

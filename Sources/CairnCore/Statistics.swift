@@ -24,7 +24,8 @@ public final class LatencyHistogram {
     public func record(_ time: Nanoseconds) {
         let value = max(time.count, 1 << bits)
         let power = UInt64(UInt64.bitWidth - 1 - value.leadingZeroBitCount)
-        let bucket = power >= Self.powers ? size - 1 : Int(power << bits + (value >> (power - bits)) & (1 << bits - 1))
+        // No shift is by more than 63.
+        let bucket = power >= Self.powers ? size - 1 : Int(power &<< bits &+ (value &>> (power &- bits)) & (1 &<< bits &- 1))
         counts[bucket] &+= 1
         total &+= 1
         sum &+= time.count

@@ -259,8 +259,7 @@ extension NBDConnection {
 
     private func answerRead(_ entry: InFlight) {
         if structured {
-            chunk(entry.cookie, NBDWire.Chunk.offsetData, 8 + entry.buffer.length)
-            output.integer(entry.offset)
+            dataChunk(entry)
         } else {
             simple(entry.cookie, 0)
         }
@@ -282,6 +281,17 @@ extension NBDConnection {
         // Magic and error, then the cookie: one piece of 16 bytes.
         let words = (UInt64(NBDWire.simpleReplyMagic) << 32 | UInt64(error), cookie)
         withUnsafeBytes(of: (words.0.bigEndian, words.1.bigEndian)) { output.append($0) }
+    }
+
+    /// What every read begins with, as one piece of 28 bytes: seven cost 900 instructions more.
+    private func dataChunk(_ entry: InFlight) {
+        func high(_ word: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: word >> 32).bigEndian }
+        func low(_ word: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: word).bigEndian }
+        let words = (
+            NBDWire.structuredReplyMagic.bigEndian, (UInt32(NBDWire.Chunk.done) << 16 | UInt32(NBDWire.Chunk.offsetData)).bigEndian,
+            high(entry.cookie), low(entry.cookie), (8 + entry.buffer.length).bigEndian, high(entry.offset), low(entry.offset)
+        )
+        withUnsafeBytes(of: words) { output.append($0) }
     }
 
     private func chunk(_ cookie: UInt64, _ type: UInt16, _ length: UInt32) {

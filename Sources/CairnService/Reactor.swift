@@ -54,7 +54,11 @@ final class Reactor {
     let io: IOHost
     let poller: Poller
     let options: EngineOptions
-    var hosts: [Host?] = []
+    var hosts: [Host?] = [] {
+        didSet { files = hosts.map { $0?.file } }
+    }
+    /// Those of `hosts`, for the data path: a host's words are counted references, twelve of them for each request.
+    private var files: [HostFile?] = []
     var clients: [Client?] = []
     var listeners: [Listener?] = []
     var tickets: [UInt64: Answer<ControlResult>] = [:]
@@ -77,6 +81,7 @@ final class Reactor {
     /// Requests that came or were answered in this turn; turns until a crowd is forgotten.
     private var served = 0, crowded = 0
     private static let few = 4, crowdLasts = 64
+    private var deep = DeepQueue()
 
     init(_ options: EngineOptions) throws(SystemError) {
         self.options = options
@@ -95,6 +100,7 @@ final class Reactor {
     func run() {
         while !stopped {
             io.flushSubmissions()
+            if let few = deep.takeFew(engine.now), io.inFlight == 0 { poller.gather(few) }
             poller.wait(timeout(), soon: expectsSoon())
             let now = monotonicNow()
             engine.advance(to: now)
@@ -164,23 +170,26 @@ final class Reactor {
             io.drain { engine.deviceCompleted($0, $1) }
             for index in touched { if let client = clients[index] { submitRequests(client) } }
             engine.run(now: engine.now)
+            // Answers come in runs: each run's client is looked up once.
+            var answered: (index: Int, nbd: NBDConnection?) = (-1, nil)
             while let done = engine.completions.popFirst() {
                 moved = true
                 served += 1
                 let index = Int(done.token >> 32)
-                if let client = clients[index] {
-                    client.nbd.completed(done.token & 0xFFFF_FFFF, done.status, now: now)
+                if index != answered.index {
+                    answered = (index, clients[index]?.nbd)
                     touched.append(index)
                 }
+                answered.nbd?.completed(done.token & 0xFFFF_FFFF, done.status, now: now)
             }
             // Large answers leave before the next are read: what was just copied is still in the processor's cache.
             if copied >= NBDConnection.part { for index in touched { if let client = clients[index] { settle(client) } } }
             copied = 0
             while copied < NBDConnection.part, let operation = engine.deviceOperations.popFirst() {
-                guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
+                guard let file = files[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
                 if operation.operation == .flush { io.mayWait = isLonely }
-                if host.file.buffered { copied += Int(operation.length.count) }
-                io.submit(operation, host.file)
+                if file.buffered { copied += Int(operation.length.count) }
+                io.submit(operation, file)
             }
             if io.hasEnded || !engine.deviceOperations.isEmpty { moved = true }
             if io.takeHasWaited() { lookForCompany() }
@@ -270,6 +279,7 @@ final class Reactor {
             return
         }
         served += client.nbd.requests.count
+        deep.received(client.nbd.requests.count, from: client.index, engine.now)
         for request in client.nbd.requests {
             var request = request
             request.token |= UInt64(client.index) << 32
@@ -337,6 +347,27 @@ final class Reactor {
         _ = Glibc.close(listener.fd)
         if let path = listener.path { unlink(path) }
         if let slot = listeners.firstIndex(where: { $0?.word == listener.word }) { listeners[slot] = nil }
+    }
+}
+
+/// One client, and nobody else, keeps many requests under way: what a turn finds is a part of them, and more is on its way.
+struct DeepQueue {
+    private static let many = 12, few = 8, lasts = Nanoseconds.milliseconds(100)
+    private var client = -1, until = Nanoseconds.zero
+    private var found = 0
+
+    mutating func received(_ requests: Int, from index: Int, _ now: Nanoseconds) {
+        found += requests
+        if requests >= Self.many {
+            (client, until) = (index, now + Self.lasts)
+        } else if index != client {
+            until = .zero
+        }
+    }
+    /// How many the last turn found, when those were few. Asked once.
+    mutating func takeFew(_ now: Nanoseconds) -> Int? {
+        defer { found = 0 }
+        return now < until && found > 0 && found < Self.few ? found : nil
     }
 }
 

@@ -1,4 +1,4 @@
-import CairnCore
+package import CairnCore
 
 /// On-disk format "cairn ssdcache", version 1, of a cache device. Little-endian, lengths in bytes.
 ///
@@ -31,14 +31,19 @@ package struct SSDCacheLayout: Equatable, Sendable {
     package var blockBytes: UInt64 { blockSectors * 512 }
     package var slots: UInt64 { buckets * Self.slotsPerBucket }
     /// Bytes of one bitmap of an entry: at least 8.
-    package var bitmapBytes: Int { max(8, Int(blockSectors / 8)) }
-    package var recordBytes: Int { 16 + 2 * bitmapBytes }
-    package var slotsPerPage: UInt64 { UInt64((4096 - Self.pageHeader) / recordBytes) / 16 * 16 }
-    package var pages: UInt64 { (slots + slotsPerPage - 1) / slotsPerPage }
-    package var bitmapBlocks: UInt64 { (pages + Self.bitsPerBitmapBlock - 1) / Self.bitsPerBitmapBlock }
+    package var bitmapBytes: Int { Self.bitmapBytes(blockSectors) }
+    package var recordBytes: Int { Self.recordBytes(blockSectors) }
+    private static func bitmapBytes(_ blockSectors: UInt64) -> Int { max(8, Int(blockSectors / 8)) }
+    private static func recordBytes(_ blockSectors: UInt64) -> Int { 16 + 2 * bitmapBytes(blockSectors) }
+    package let slotsPerPage: UInt64
+    package let pages: UInt64
+    package let bitmapBlocks: UInt64
     package var tableOffset: UInt64 { Self.bitmapOffset + bitmapBlocks * 4096 }
     package var tableBytes: UInt64 { pages * 2 * Self.pageSize }
-    package var dataOffset: UInt64 { (tableOffset + tableBytes + Self.dataAlignment - 1) / Self.dataAlignment * Self.dataAlignment }
+    /// Worked out once: it takes four divisions, and every request asks for it.
+    package let dataOffset: UInt64
+    private let blockShift: UInt64
+    private static func round(_ number: UInt64, by unit: UInt64) -> UInt64 { (number + unit - 1) / unit }
     /// Everything: what a cache device must have at least.
     package var totalBytes: UInt64 { dataOffset + slots * blockBytes }
 
@@ -49,6 +54,13 @@ package struct SSDCacheLayout: Equatable, Sendable {
         guard Self.isBlockSize(blockSectors), buckets >= 1, buckets <= 1 << 40 else { return nil }
         self.blockSectors = blockSectors
         self.buckets = buckets
+        blockShift = UInt64(blockSectors.trailingZeroBitCount)
+        let recordBytes = Self.recordBytes(blockSectors)
+        slotsPerPage = UInt64((4096 - Self.pageHeader) / recordBytes) / 16 * 16
+        pages = Self.round(buckets * Self.slotsPerBucket, by: slotsPerPage)
+        bitmapBlocks = Self.round(pages, by: Self.bitsPerBitmapBlock)
+        let table = Self.bitmapOffset + bitmapBlocks * 4096 + pages * 2 * Self.pageSize
+        dataOffset = Self.round(table, by: Self.dataAlignment) * Self.dataAlignment
     }
 
     /// As many buckets as fit a device of this size; nil when not even one does.
@@ -66,6 +78,9 @@ package struct SSDCacheLayout: Equatable, Sendable {
         self.init(blockSectors: blockSectors, buckets: low)
     }
 
+    /// The block of a sector of the volume, and the sector's place in it.
+    package func block(of sector: Sectors) -> UInt64 { sector.count &>> blockShift }
+    package func offset(of sector: Sectors) -> Int { Int(truncatingIfNeeded: sector.count & (blockSectors &- 1)) }
     package func pageOffset(_ page: UInt64, copy: UInt64) -> UInt64 { tableOffset + (page * 2 + copy) * Self.pageSize }
     package func dataOffset(slot: UInt64) -> UInt64 { dataOffset + slot * blockBytes }
 }

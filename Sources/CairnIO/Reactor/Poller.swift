@@ -30,6 +30,13 @@ package final class Poller {
     }
     package func remove(_ target: Int32) { _ = cairn_epoll_set(fd, 3, target, 0, 0) }
 
+    /// Before a `wait`, after so many requests: see `BusyWait.gathering`.
+    package func gather(_ requests: Int) {
+        guard let time = busyWait.gathering(requests) else { return }
+        let end = monotonicNow() + time
+        while monotonicNow() < end {}
+    }
+
     /// Wait until something is ready or `timeout` has passed (nil: for ever); the result is in `events`.
     /// - Parameter soon: the next event will probably be there in a moment: see `BusyWait`.
     package func wait(_ timeout: Nanoseconds?, soon: Bool = false) {
@@ -73,6 +80,14 @@ struct BusyWait {
         skipped = 0
         return true
     }
+    /// Many requests are under way, and the last turn found a few of them: for so long nobody looks, so that more are received, and
+    /// answered, together. A server that is faster than its client otherwise ends up with a turn for every two or three requests, at the
+    /// cost of both. What was answered keeps the client busy for longer than this.
+    func gathering(_ requests: Int) -> Nanoseconds? {
+        if !mayHelp { return nil }
+        return min(Self.longestGathering, Nanoseconds(UInt64(requests) * 4_000))
+    }
+    private static let longestGathering = Nanoseconds(40_000)
     mutating func ended(_ success: Bool) { toSkip = success ? 0 : min(Self.mostSkipped, toSkip * 2 + 1) }
 }
 

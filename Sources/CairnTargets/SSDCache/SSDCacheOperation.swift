@@ -67,11 +67,11 @@ extension SSDCacheTarget {
     }
 
     func accept(_ piece: Piece, _ now: Nanoseconds, _ actions: inout ActionList) {
-        let block = piece.sector.count / layout.blockSectors
+        let block = layout.block(of: piece.sector)
         var op = SSDCacheOperation(piece: piece)
         op.isWrite = piece.operation == .write
         op.block = block
-        op.first = Int(piece.sector.count % layout.blockSectors)
+        op.first = layout.offset(of: piece.sector)
         op.count = Int(piece.count.count)
         op.phase = .waiting
         op.isStream = isStream(piece)
