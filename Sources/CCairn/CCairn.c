@@ -20,14 +20,17 @@
 
 // Not through the C library's functions: those are cancellation points, and the two atomic operations around each call, in a process with
 // threads, were 5 % of a cached read of 4 KiB. A word holds an offset: 64-bit systems only.
+// Where a filter or an emulator does not know them, plain calls do what has no flags, as in the C library.
 _Static_assert(sizeof(long) == 8, "preadv2 takes an offset in one word");
 ssize_t cairn_preadv2(int fd, void *memory, size_t length, int64_t offset, int flags) {
     struct iovec v = {memory, length};
-    return syscall(SYS_preadv2, fd, &v, 1L, offset, 0L, flags);
+    ssize_t done = syscall(SYS_preadv2, fd, &v, 1L, offset, 0L, flags);
+    return done < 0 && errno == ENOSYS && flags == 0 ? preadv(fd, &v, 1, offset) : done;
 }
 ssize_t cairn_pwritev2(int fd, const void *memory, size_t length, int64_t offset, int flags) {
     struct iovec v = {(void *)memory, length};
-    return syscall(SYS_pwritev2, fd, &v, 1L, offset, 0L, flags);
+    ssize_t done = syscall(SYS_pwritev2, fd, &v, 1L, offset, 0L, flags);
+    return done < 0 && errno == ENOSYS && flags == 0 ? pwritev(fd, &v, 1, offset) : done;
 }
 int cairn_fallocate(int fd, int mode, int64_t offset, int64_t length) { return fallocate(fd, mode, offset, length); }
 int cairn_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }

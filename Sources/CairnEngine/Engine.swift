@@ -173,7 +173,8 @@ public final class Engine {
             case .submit(let operation): startOwn(operation, handle)
             case .arm(let timer, let at): arm(handle, timer, at)
             case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
-            case .event: raiseEvents(handle)
+            case .event: for volume in volumes(of: handle) { raiseEvent(volume, "target event") }
+            case .tell(let sentence): notices.append(volumes(of: handle).map(\.name).joined(separator: ", ") + ": " + sentence)
             case .identify(let device): requestIdentity(handle, device)
             case .record(let device, let record): requestRecord(handle, device, record)
             case .run(let job, let token): startJob(job, token, handle)

@@ -358,10 +358,11 @@ struct DeepQueue {
 
     mutating func received(_ requests: Int, from index: Int, _ now: Nanoseconds) {
         found += requests
-        if requests >= Self.many {
-            (client, until) = (index, now + Self.lasts)
-        } else if index != client {
-            until = .zero
+        if index != client {
+            // Another one: it must be the only one for a while.
+            if now < until || requests >= Self.many { (client, until) = (index, .zero) }
+        } else if requests >= Self.many {
+            until = now + Self.lasts
         }
     }
     /// How many the last turn found, when those were few. Asked once.

@@ -68,10 +68,6 @@ extension Engine {
         if table.crashed { return }  // the late end of a phase that was abandoned
         precondition(table.phaseOutstanding > 0, "\(type) ended a phase twice")
         table.phaseOutstanding -= 1
-        if let remark = slot.target?.remark {
-            slot.target?.remark = nil
-            notices.append("\(table.volume.name): \(type): \(remark)")
-        }
         if let error, table.phaseError == nil {
             table.phaseError = TargetError("\(type): \(error.text)", status: error.status, hint: error.hint)
         }

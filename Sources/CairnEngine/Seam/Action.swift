@@ -15,6 +15,8 @@ public enum Action {
     case disarm(timer: Int)
     /// Raise the volume's event number.
     case event
+    /// A sentence for the engine's log; the volume's name, of a resource those of its members' volumes, goes before it.
+    case tell(String)
     /// Ask the host what the device is now (size, modification time), as a power loss will leave it; the answer goes to `Target.identified`.
     case identify(DeviceID)
     /// Remember, durably and outside of the device, what a cache holds of it; the answer goes to `Target.recorded`.

@@ -58,8 +58,6 @@ open class Target: Machine {
     public var ranges: [Range] = []
     /// What it shares with other targets; set in its constructor, from the context's.
     public var resource: Resource?
-    /// What the admin must hear of a phase that has gone well; the engine's log takes it when the phase ends.
-    public var remark: String?
 
     public init(typeName: String, start: Sectors, length: Sectors) {
         self.typeName = typeName

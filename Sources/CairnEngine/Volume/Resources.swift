@@ -122,14 +122,14 @@ extension Engine {
         }
     }
 
-    /// A target's event is its volume's, a resource's that of all its members' volumes.
-    func raiseEvents(_ handle: UInt32) {
-        if let table = slots[handle]?.table { return raiseEvent(table.volume, "target event") }
+    /// Whose the events and sentences of a machine are: a target's its volume's, a resource's those of all its members.
+    func volumes(of handle: UInt32) -> [Volume] {
+        if let table = slots[handle]?.table { return [table.volume] }
         var seen: [Volume] = []
         for member in resources.first(where: { $0.resource.handle == handle })?.members ?? [] {
             guard let volume = slots[member]?.table?.volume, !seen.contains(where: { $0 === volume }) else { continue }
             seen.append(volume)
-            raiseEvent(volume, "target event")
         }
+        return seen
     }
 }

@@ -83,11 +83,7 @@ struct BusyWait {
     /// Many requests are under way, and the last turn found a few of them: for so long nobody looks, so that more are received, and
     /// answered, together. A server that is faster than its client otherwise ends up with a turn for every two or three requests, at the
     /// cost of both. What was answered keeps the client busy for longer than this.
-    func gathering(_ requests: Int) -> Nanoseconds? {
-        if !mayHelp { return nil }
-        return min(Self.longestGathering, Nanoseconds(UInt64(requests) * 4_000))
-    }
-    private static let longestGathering = Nanoseconds(40_000)
+    func gathering(_ requests: Int) -> Nanoseconds? { mayHelp ? Nanoseconds(UInt64(requests) * 4_000) : nil }
     mutating func ended(_ success: Bool) { toSkip = success ? 0 : min(Self.mostSkipped, toSkip * 2 + 1) }
 }
 

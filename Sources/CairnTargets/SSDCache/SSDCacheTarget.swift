@@ -389,10 +389,12 @@ package final class SSDCacheTarget: Target {
     /// Ours; old parsers stop after four lines.
     private var dirtyLine: String {
         let state =
-            cleaner.hasGivenUp
-            ? "failed"
-            : slots.dirtySlots == 0
-                ? "clean" : cleaner.drain || settings.mode != .writeback ? "draining" : cleaner.active > 0 ? "cleaning" : "idle"
+            startup != nil
+            ? "opening"  // nothing is known yet
+            : cleaner.hasGivenUp
+                ? "failed"
+                : slots.dirtySlots == 0
+                    ? "clean" : cleaner.drain || settings.mode != .writeback ? "draining" : cleaner.active > 0 ? "cleaning" : "idle"
         return
             "dirty \(slots.dirtySectors)/\(slots.dirtySlots) cleaned \(tally.cleaned) errors \(tally.cleanErrors) unreadable \(tally.unreadable) \(state)"
     }
@@ -401,6 +403,7 @@ package final class SSDCacheTarget: Target {
     }
     package override func machines() -> [(machine: StaticString, state: String)] { machineStates }
     package override func counters() -> [(name: String, value: UInt64)] {
+        if startup != nil { return [] }
         let c = tally
         return [
             ("read_clean", c.readClean), ("read_busy", c.readBusy), ("read_invalid", c.readInvalid), ("read_miss", c.readMiss),

@@ -5,7 +5,10 @@ import CairnFormats
 /// A volume joins an open cache: is it the backing that the cache knows, and did anybody change it meanwhile? Then the first writes
 /// (order: `WriteboostShared`).
 struct WriteboostJoining {
-    enum Step: String { case identity, facts, summary, flush, second, third, record, zero, zeroFlush }
+    enum Step: String {
+        case identity, facts, summary, flush, second, third, record, zero
+        case zeroFlush = "zero_flush"
+    }
     var step = Step.identity
     /// The cache was opened for this volume just now: what the recovery found.
     let found: WriteboostStartup?
@@ -278,6 +281,15 @@ extension WriteboostShared {
             // What a killed engine wrote may be in the device's cache only, and it is about to count as durable.
             joining?.step = .zeroFlush
             return flush(device, &actions)
+        }
+        // Before it is gone.
+        if let lost = joining?.found?.lost {
+            emit(
+                .tell(
+                    "writeboost: the log ends before segment \(lost.hole), which is torn or damaged; \(lost.behind) newer segments behind it do not "
+                        + "count (a crash of a device that keeps writes in memory leaves that, and so does damage: the kernel's format cannot tell)"
+                ),
+                &actions)
         }
         joining?.step = .zero
         zeroNext(zero, &actions)

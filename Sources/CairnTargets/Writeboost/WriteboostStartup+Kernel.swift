@@ -71,10 +71,7 @@ extension WriteboostShared {
             + s.kernel.indices.filter { if case .good(let id) = s.kernel[$0], id <= s.record { true } else { false } }
         cache.tally.abandoned = UInt64(chain.abandoned.count)
         if let hole = chain.hole {
-            let lost = s.kernel.reduce(0) { if case .good(let id) = $1, id > hole { $0 + 1 } else { $0 } }
-            current?.member?.remark =
-                "the log ends before segment \(hole), which is torn or damaged; \(lost) newer segments behind it do not count "
-                + "(a crash of a device that keeps writes in memory leaves that, and so does damage: the kernel's format cannot tell)"
+            startup?.lost = (hole, s.kernel.reduce(0) { if case .good(let id) = $1, id > hole { $0 + 1 } else { $0 } })
         }
         startup?.ids = chain.replay.map { $0.lowerBound..<$0.upperBound + 1 } ?? chain.last + 1..<chain.last + 1
         startup?.lastSerial = 0

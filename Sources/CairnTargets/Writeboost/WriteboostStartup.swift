@@ -42,6 +42,8 @@ struct WriteboostStartup {
     var kernel: [WriteboostKernelChain.Slot] = []
     var record: UInt64 = 0
     var zero: [Int] = []
+    /// A segment that ought to be there, and how many stand behind it in vain.
+    var lost: (hole: UInt64, behind: Int)?
 
     /// How much of the step is done, in slots or segments; a step of a few reads has nothing to count.
     var progress: (done: UInt64, of: UInt64) {
@@ -223,7 +225,9 @@ extension WriteboostShared {
         if let last = parts.last {
             let trailer = UnsafeRawBufferPointer(rebasing: bytes[Int(last.block) * 4096..<(Int(last.block) + 1) * 4096])
             startup?.slots[slot] = load(last, trailer, slot)
-            startup?.ids = chain.closed.lowerBound..<chain.open + 1
+            // What is in the place of the oldest segment has taken it over: that one was written back, whatever the tail says.
+            let slots = UInt64(cache.geometry.slots), first = max(chain.closed.lowerBound, chain.open >= slots ? chain.open + 1 - slots : 0)
+            startup?.ids = first..<chain.open + 1
             startup?.lastSerial = last.lastSerial
             startup?.mustClose = true
         } else if chain.closed.count < cache.geometry.slots {
@@ -231,7 +235,7 @@ extension WriteboostShared {
             startup?.slots[slot] = .init()
         }
         startup?.step = .verify
-        startup?.verifying = chain.closed.lowerBound
+        startup?.verifying = startup?.ids.lowerBound ?? chain.closed.lowerBound
         verifyNext(now, &actions)
     }
 
