@@ -220,14 +220,14 @@ extension WriteboostShared {
         guard let cache, let superblock = cache.superblock, var chain = startup?.chain else { return }
         let parts = chain.parts(bytes, superblock), slot = Int(superblock.layout.slot(of: chain.open))
         startup?.chain = chain
-        startup?.ids = chain.closed
+        var ids = chain.closed
         startup?.lastSerial = chain.nextSerial - 1
         if let last = parts.last {
             let trailer = UnsafeRawBufferPointer(rebasing: bytes[Int(last.block) * 4096..<(Int(last.block) + 1) * 4096])
             startup?.slots[slot] = load(last, trailer, slot)
             // What is in the place of the oldest segment has taken it over: that one was written back, whatever the tail says.
             let slots = UInt64(cache.geometry.slots), first = max(chain.closed.lowerBound, chain.open >= slots ? chain.open + 1 - slots : 0)
-            startup?.ids = first..<chain.open + 1
+            ids = first..<chain.open + 1
             startup?.lastSerial = last.lastSerial
             startup?.mustClose = true
         } else if chain.closed.count < cache.geometry.slots {
@@ -235,7 +235,8 @@ extension WriteboostShared {
             startup?.slots[slot] = .init()
         }
         startup?.step = .verify
-        startup?.verifying = startup?.ids.lowerBound ?? chain.closed.lowerBound
+        startup?.ids = ids
+        startup?.verifying = ids.lowerBound
         verifyNext(now, &actions)
     }
 
