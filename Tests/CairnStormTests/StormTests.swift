@@ -33,7 +33,7 @@ struct StormTests {
         ),
         (
             "writeboost-kernel", ["life opening: kernel_slots", "life closing: draining", "write-back tail"],
-            "life joining: zeroFlush → open"
+            "life joining: zero_flush → open"
         ),
         ("writeboost-shared", ["life leaving: facts", "ring reserve"], "life opening: superblocks → "),
         ("writeboost-read", ["read cache filled"], "read cache none → reading"),
