@@ -153,9 +153,11 @@ extension Engine {
         var clones = 1
         if operation.hasData {
             let cut = UInt64(traits.maximumIO), transfer = UInt64(table.limits.maximumTransfer)
-            // Mostly a power of two, and a division takes longer than all else here.
-            let over = cut & (cut &- 1) == 0 ? inside.count & (cut &- 1) : inside.count % cut
-            if cut > 0 { count = min(count, Sectors(cut - over)) }
+            if cut > 0 {
+                // Mostly a power of two, and a division takes longer than all else here.
+                let over = cut & (cut - 1) == 0 ? inside.count & (cut - 1) : inside.count % cut
+                count = min(count, Sectors(cut - over))
+            }
             if transfer > 0 { count = min(count, Sectors(transfer)) }
         } else {
             clones = operation == .discard ? traits.discardClones : traits.writeZeroesClones

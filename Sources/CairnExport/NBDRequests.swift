@@ -283,23 +283,26 @@ extension NBDConnection {
         withUnsafeBytes(of: (words.0.bigEndian, words.1.bigEndian)) { output.append($0) }
     }
 
-    /// What every read begins with, as one piece of 28 bytes: seven cost 900 instructions more.
-    private func dataChunk(_ entry: InFlight) {
-        func high(_ word: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: word >> 32).bigEndian }
-        func low(_ word: UInt64) -> UInt32 { UInt32(truncatingIfNeeded: word).bigEndian }
-        let words = (
-            NBDWire.structuredReplyMagic.bigEndian, (UInt32(NBDWire.Chunk.done) << 16 | UInt32(NBDWire.Chunk.offsetData)).bigEndian,
-            high(entry.cookie), low(entry.cookie), (8 + entry.buffer.length).bigEndian, high(entry.offset), low(entry.offset)
+    /// A chunk's header: magic, flags and type, cookie, length.
+    private typealias ChunkHeader = (UInt32, UInt32, UInt32, UInt32, UInt32)
+    private func chunkHeader(_ cookie: UInt64, _ type: UInt16, _ length: UInt32) -> ChunkHeader {
+        let (high, low) = halves(cookie)
+        return (
+            NBDWire.structuredReplyMagic.bigEndian, (UInt32(NBDWire.Chunk.done) << 16 | UInt32(type)).bigEndian, high, low, length.bigEndian
         )
-        withUnsafeBytes(of: words) { output.append($0) }
+    }
+    private func halves(_ word: UInt64) -> (high: UInt32, low: UInt32) {
+        (UInt32(truncatingIfNeeded: word >> 32).bigEndian, UInt32(truncatingIfNeeded: word).bigEndian)
     }
 
     private func chunk(_ cookie: UInt64, _ type: UInt16, _ length: UInt32) {
-        output.integer(NBDWire.structuredReplyMagic)
-        output.integer(NBDWire.Chunk.done)
-        output.integer(type)
-        output.integer(cookie)
-        output.integer(length)
+        withUnsafeBytes(of: chunkHeader(cookie, type, length)) { output.append($0) }
+    }
+
+    /// What every read begins with, header and offset, as one piece of 28 bytes: as six it took 650 instructions more.
+    private func dataChunk(_ entry: InFlight) {
+        let header = chunkHeader(entry.cookie, NBDWire.Chunk.offsetData, 8 + entry.buffer.length), offset = halves(entry.offset)
+        withUnsafeBytes(of: (header.0, header.1, header.2, header.3, header.4, offset.high, offset.low)) { output.append($0) }
     }
 
     /// Neighbours of the same kind become one extent. The answer may stop short: the client asks again behind it.

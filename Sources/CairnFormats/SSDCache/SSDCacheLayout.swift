@@ -28,22 +28,19 @@ package struct SSDCacheLayout: Equatable, Sendable {
     package let blockSectors: UInt64
     package let buckets: UInt64
 
-    package var blockBytes: UInt64 { blockSectors * 512 }
-    package var slots: UInt64 { buckets * Self.slotsPerBucket }
+    // Worked out once, for it takes divisions: every request asks for some of it.
     /// Bytes of one bitmap of an entry: at least 8.
-    package var bitmapBytes: Int { Self.bitmapBytes(blockSectors) }
-    package var recordBytes: Int { Self.recordBytes(blockSectors) }
-    private static func bitmapBytes(_ blockSectors: UInt64) -> Int { max(8, Int(blockSectors / 8)) }
-    private static func recordBytes(_ blockSectors: UInt64) -> Int { 16 + 2 * bitmapBytes(blockSectors) }
+    package let bitmapBytes: Int
+    package let recordBytes: Int
     package let slotsPerPage: UInt64
     package let pages: UInt64
     package let bitmapBlocks: UInt64
-    package var tableOffset: UInt64 { Self.bitmapOffset + bitmapBlocks * 4096 }
-    package var tableBytes: UInt64 { pages * 2 * Self.pageSize }
-    /// Worked out once: it takes four divisions, and every request asks for it.
+    package let tableOffset: UInt64
+    package let tableBytes: UInt64
     package let dataOffset: UInt64
-    private let blockShift: UInt64
-    private static func round(_ number: UInt64, by unit: UInt64) -> UInt64 { (number + unit - 1) / unit }
+
+    package var blockBytes: UInt64 { blockSectors * 512 }
+    package var slots: UInt64 { buckets * Self.slotsPerBucket }
     /// Everything: what a cache device must have at least.
     package var totalBytes: UInt64 { dataOffset + slots * blockBytes }
 
@@ -54,13 +51,14 @@ package struct SSDCacheLayout: Equatable, Sendable {
         guard Self.isBlockSize(blockSectors), buckets >= 1, buckets <= 1 << 40 else { return nil }
         self.blockSectors = blockSectors
         self.buckets = buckets
-        blockShift = UInt64(blockSectors.trailingZeroBitCount)
-        let recordBytes = Self.recordBytes(blockSectors)
+        bitmapBytes = max(8, Int(blockSectors / 8))
+        recordBytes = 16 + 2 * bitmapBytes
         slotsPerPage = UInt64((4096 - Self.pageHeader) / recordBytes) / 16 * 16
-        pages = Self.round(buckets * Self.slotsPerBucket, by: slotsPerPage)
-        bitmapBlocks = Self.round(pages, by: Self.bitsPerBitmapBlock)
-        let table = Self.bitmapOffset + bitmapBlocks * 4096 + pages * 2 * Self.pageSize
-        dataOffset = Self.round(table, by: Self.dataAlignment) * Self.dataAlignment
+        pages = (buckets * Self.slotsPerBucket + slotsPerPage - 1) / slotsPerPage
+        bitmapBlocks = (pages + Self.bitsPerBitmapBlock - 1) / Self.bitsPerBitmapBlock
+        tableOffset = Self.bitmapOffset + bitmapBlocks * 4096
+        tableBytes = pages * 2 * Self.pageSize
+        dataOffset = (tableOffset + tableBytes + Self.dataAlignment - 1) / Self.dataAlignment * Self.dataAlignment
     }
 
     /// As many buckets as fit a device of this size; nil when not even one does.
@@ -79,7 +77,7 @@ package struct SSDCacheLayout: Equatable, Sendable {
     }
 
     /// The block of a sector of the volume, and the sector's place in it.
-    package func block(of sector: Sectors) -> UInt64 { sector.count &>> blockShift }
+    package func block(of sector: Sectors) -> UInt64 { sector.count &>> UInt64(blockSectors.trailingZeroBitCount) }
     package func offset(of sector: Sectors) -> Int { Int(truncatingIfNeeded: sector.count & (blockSectors &- 1)) }
     package func pageOffset(_ page: UInt64, copy: UInt64) -> UInt64 { tableOffset + (page * 2 + copy) * Self.pageSize }
     package func dataOffset(slot: UInt64) -> UInt64 { dataOffset + slot * blockBytes }

@@ -388,15 +388,15 @@ package final class SSDCacheTarget: Target {
     }
     /// Ours; old parsers stop after four lines.
     private var dirtyLine: String {
-        let state =
-            startup != nil
-            ? "opening"  // nothing is known yet
-            : cleaner.hasGivenUp
-                ? "failed"
-                : slots.dirtySlots == 0
-                    ? "clean" : cleaner.drain || settings.mode != .writeback ? "draining" : cleaner.active > 0 ? "cleaning" : "idle"
-        return
-            "dirty \(slots.dirtySectors)/\(slots.dirtySlots) cleaned \(tally.cleaned) errors \(tally.cleanErrors) unreadable \(tally.unreadable) \(state)"
+        "dirty \(slots.dirtySectors)/\(slots.dirtySlots) cleaned \(tally.cleaned) errors \(tally.cleanErrors) unreadable \(tally.unreadable) "
+            + dirtyState
+    }
+    private var dirtyState: String {
+        if startup != nil { return "opening" }  // nothing is known yet
+        if cleaner.hasGivenUp { return "failed" }
+        if slots.dirtySlots == 0 { return "clean" }
+        if cleaner.drain || settings.mode != .writeback { return "draining" }
+        return cleaner.active > 0 ? "cleaning" : "idle"
     }
     package override func table(_ name: (DeviceID) -> String) -> String {
         "\(name(backing.id)) \(name(cache.id)) \(settings.text)"

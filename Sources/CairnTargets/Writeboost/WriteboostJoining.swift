@@ -18,6 +18,9 @@ struct WriteboostJoining {
     var at = 0
     /// Its place in the superblock, and how the superblock had it before it was entered.
     var entered: (at: Int, before: WriteboostSuperblock.Backing?)?
+
+    /// How many of the headers that are to be zeroed are on their way; no other step has something to count.
+    var progress: (done: UInt64, of: UInt64) { step == .zero ? (UInt64(at), UInt64(found?.zero.count ?? 0)) : (0, 0) }
 }
 
 extension WriteboostShared {

@@ -36,7 +36,7 @@ extension WriteboostTarget {
     /// The kernel's fields, then, behind its option words, ours as words of the same list.
     func statusText() -> String {
         let nothing = "0 0 0 0 0 0 0" + String(repeating: " 0", count: 17) + " 0"
-        if let (step, done, of) = opening { return nothing + " state opening step \(step) step_done \(done) step_of \(of)" }
+        if let (step, (done, of)) = opening { return nothing + " state opening step \(step) step_done \(done) step_of \(of)" }
         guard let cache = shared.cache else { return nothing }
         let t = cache.tally, g = cache.geometry
         var fields: [UInt64] = [
@@ -70,15 +70,10 @@ extension WriteboostTarget {
     }
 
     /// How far the opening for this volume is.
-    private var opening: (step: String, done: UInt64, of: UInt64)? {
-        if shared.queue.contains(where: { $0.member === self && ($0.kind == .open || $0.kind == .join) }) { return ("waiting", 0, 0) }
+    private var opening: (step: String, progress: (done: UInt64, of: UInt64))? {
+        if shared.queue.contains(where: { $0.member === self && ($0.kind == .open || $0.kind == .join) }) { return ("waiting", (0, 0)) }
         guard shared.current?.member === self else { return nil }
-        if let startup = shared.startup {
-            let (done, of) = startup.progress
-            return (startup.step.rawValue, done, of)
-        }
-        guard let joining = shared.joining else { return nil }
-        return (joining.step.rawValue, UInt64(joining.at), joining.step == .zero ? UInt64(joining.found?.zero.count ?? 0) : 0)
+        return shared.startup.map { ($0.step.rawValue, $0.progress) } ?? shared.joining.map { ($0.step.rawValue, $0.progress) }
     }
 
     /// What a row of the table of requests counts, 0 ... 15, in the kernel's order.

@@ -226,8 +226,7 @@ extension WriteboostShared {
             let trailer = UnsafeRawBufferPointer(rebasing: bytes[Int(last.block) * 4096..<(Int(last.block) + 1) * 4096])
             startup?.slots[slot] = load(last, trailer, slot)
             // What is in the place of the oldest segment has taken it over: that one was written back, whatever the tail says.
-            let slots = UInt64(cache.geometry.slots), first = max(chain.closed.lowerBound, chain.open >= slots ? chain.open + 1 - slots : 0)
-            ids = first..<chain.open + 1
+            ids = ids.dropFirst(ids.count == cache.geometry.slots ? 1 : 0).lowerBound..<chain.open + 1
             startup?.lastSerial = last.lastSerial
             startup?.mustClose = true
         } else if chain.closed.count < cache.geometry.slots {
