@@ -5,7 +5,7 @@ PACKAGES = pkg-config liburing-dev libblkid-dev libdevmapper-dev libisal-dev dms
 PREFIX ?= /usr/local
 BIN = .build/release/cairn
 
-.PHONY: deps build bench-tools demo test check storm mutants fuzz fuzz-merge bench bench-full bars micro format install clean
+.PHONY: deps build bench-tools demo test check storm mutants fuzz fuzz-merge bench bench-full bench-limit bars micro format install clean
 
 # Installs what Debian has and this machine lacks; does nothing, and needs neither root nor network, when all is there.
 deps:
@@ -50,10 +50,12 @@ fuzz-merge: deps
 	FUZZ_TARGET=$(FUZZ_TARGET) bash Tests/Fuzz/run.sh merge
 
 # Against nbdkit and qemu-nbd: the quick set (15 minutes at most), or everything. Results in .build/peers.
-bench: build
+bench: build bench-limit
 	python3 bench/peers/peers.py --set quick
-bench-full: build
+bench-full: build bench-limit
 	python3 bench/peers/peers.py --set full
+bench-limit: deps
+	swift build -c release --static-swift-stdlib --product client-limit
 
 # What is promised of the engine, ssdcache and writeboost, against the file below them (10 minutes); what targets stand on, against C.
 bars: build

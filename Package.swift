@@ -82,6 +82,10 @@ let package = Package(
             dependencies: ["CCallgrind", "CairnCore", "CairnEngine", "CairnTargets", "CairnFormats", "CairnExport", "CairnBench", deque],
             path: "bench/PathCost", swiftSettings: swift),
 
+        // Not part of the product: a server that does nothing, for the limit of a client.
+        .executableTarget(
+            name: "client-limit", dependencies: ["CairnExport", "CairnIO", "CairnCore"], path: "bench/ClientLimit", swiftSettings: swift),
+
         // Not part of the product: the storm, which judges targets under crashes and faults, and its command.
         .target(
             name: "CairnStorm", dependencies: ["CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnSim", deque],

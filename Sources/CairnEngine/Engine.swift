@@ -164,29 +164,37 @@ public final class Engine {
         let handle = slot.owner
         // A resource lives on when a member's table was abandoned.
         let isDead = slot.isDead && handle == slot.machine.handle
-        actions.takeFirst { action in
-            if isDead { return }
-            switch action {
+        let count = isDead ? 0 : actions.used
+        for position in 0..<count {
+            switch actions.storage[position] {
             case .remap(let id, let device, let sector): forward(id.index, device, sector, notify: false, tag: 0)
             case .remapNotify(let id, let device, let sector, let tag): forward(id.index, device, sector, notify: true, tag: tag)
             case .complete(let id, let status): finishPiece(id.index, status)
+            case .zeroes(let id): finishZeroes(id.index)
             case .submit(let operation): startOwn(operation, handle)
             case .arm(let timer, let at): arm(handle, timer, at)
             case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
             case .event: for volume in volumes(of: handle) { raiseEvent(volume, "target event") }
-            case .tell(let sentence): notices.append(volumes(of: handle).map(\.name).joined(separator: ", ") + ": " + sentence)
             case .identify(let device): requestIdentity(handle, device)
-            case .record(let device, let record): requestRecord(handle, device, record)
             case .run(let job, let token): startJob(job, token, handle)
             case .phaseDone: phaseEnded(slot, nil)
-            case .phaseFailed(let error): phaseEnded(slot, error)
             case .memberDone(let member): if let slot = slots[member] { phaseEnded(slot, nil) }
-            case .memberFailed(let member, let error): if let slot = slots[member] { phaseEnded(slot, error) }
-            case .answered(let ticket, let error): results.append(ControlResult(ticket: ticket, error: error, event: 0))
             case .release(let member): work.append(.release(handle, member))
             case .wake(let resource): work.append(.again(resource))
             case .again: work.append(.again(handle))
+            case .worded: carryOut(actions.takeWorded(), slot)
             }
+        }
+        precondition(isDead || actions.used == count, "an action was appended while others were carried out")
+        actions.removeAll()
+    }
+    private func carryOut(_ action: WordedAction, _ slot: TargetSlots.Slot) {
+        switch action {
+        case .tell(let sentence): notices.append(volumes(of: slot.owner).map(\.name).joined(separator: ", ") + ": " + sentence)
+        case .record(let device, let record): requestRecord(slot.owner, device, record)
+        case .phaseFailed(let error): phaseEnded(slot, error)
+        case .memberFailed(let member, let error): if let slot = slots[member] { phaseEnded(slot, error) }
+        case .answered(let ticket, let error): results.append(ControlResult(ticket: ticket, error: error, event: 0))
         }
     }
 

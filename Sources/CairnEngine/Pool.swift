@@ -1,7 +1,13 @@
+/// What a pool holds. Records are long: a free one keeps what stood in it, but for what says that it is free.
+protocol PoolRecord {
+    mutating func retire()
+}
+
 /// Records by index, reused; grows by doubling, never shrinks. Indices stay valid when it grows, pointers do not.
-struct Pool<Record>: ~Copyable {
+struct Pool<Record: PoolRecord>: ~Copyable {
     private var storage: UnsafeMutablePointer<Record>
-    private var freeList: [UInt32] = []
+    /// The last `capacity - used` are free.
+    private var freeList: UnsafeMutablePointer<UInt32>
     private(set) var capacity: Int
     private(set) var used = 0
     private let blank: Record
@@ -11,12 +17,19 @@ struct Pool<Record>: ~Copyable {
         self.blank = blank
         storage = .allocate(capacity: capacity)
         storage.initialize(repeating: blank, count: capacity)
-        freeList.reserveCapacity(capacity)
-        for i in stride(from: capacity - 1, through: 0, by: -1) { freeList.append(UInt32(i)) }
+        freeList = .allocate(capacity: capacity)
+        for i in 0..<capacity { freeList[i] = UInt32(capacity - 1 - i) }
     }
     deinit {
         storage.deinitialize(count: capacity)
         storage.deallocate()
+        freeList.deallocate()
+    }
+
+    /// Valid until the next `take`.
+    func pointer(_ index: UInt32) -> UnsafeMutablePointer<Record> {
+        precondition(index < capacity, "record index out of range")
+        return storage + Int(index)
     }
 
     subscript(_ index: UInt32) -> Record {
@@ -31,17 +44,18 @@ struct Pool<Record>: ~Copyable {
     }
 
     mutating func take(_ record: Record) -> UInt32 {
-        if freeList.isEmpty { grow() }
-        let index = freeList.removeLast()
+        if used == capacity { grow() }
+        let index = freeList[capacity &- used &- 1]
         storage[Int(index)] = record
-        used += 1
+        used &+= 1
         return index
     }
 
     mutating func give(_ index: UInt32) {
-        storage[Int(index)] = blank
-        freeList.append(index)
-        used -= 1
+        precondition(index < capacity && used > 0, "record index out of range")
+        storage[Int(index)].retire()
+        used &-= 1
+        freeList[capacity &- used &- 1] = index
     }
 
     private mutating func grow() {
@@ -50,7 +64,9 @@ struct Pool<Record>: ~Copyable {
         (larger + capacity).initialize(repeating: blank, count: capacity)
         storage.deallocate()
         storage = larger
-        for i in stride(from: capacity * 2 - 1, through: capacity, by: -1) { freeList.append(UInt32(i)) }
+        freeList.deallocate()
+        freeList = .allocate(capacity: capacity * 2)
+        for i in 0..<capacity { freeList[i] = UInt32(capacity * 2 - 1 - i) }
         capacity *= 2
     }
 }

@@ -15,7 +15,7 @@ enum Origin {
 }
 
 /// Plain, as is that of a piece: references would be counted each time it is copied, which was a third of a request's time.
-struct RequestRecord {
+struct RequestRecord: PoolRecord {
     /// Kept alive by `Engine.volumes` or `Engine.leaving`.
     var volume: Unmanaged<Volume>? = nil
     var operation = Operation.read
@@ -26,10 +26,17 @@ struct RequestRecord {
     var origin = Origin.none
     var pending: Int32 = 0
     var status = IOStatus.ok
+    var takesZeroes = false
+    var isZeroes = false
     var started = Nanoseconds.zero
+
+    mutating func retire() {
+        volume = nil
+        origin = .none
+    }
 }
 
-struct PieceRecord {
+struct PieceRecord: PoolRecord {
     enum Place: UInt8 { case free, target, below, flushCarrier }
     static let noRequest = UInt32.max
     var place = Place.free
@@ -57,6 +64,8 @@ struct PieceRecord {
     var device: UInt32 = .max
     var lowerSector = Sectors.zero
     var started = Nanoseconds.zero
+
+    mutating func retire() { place = .free }
 }
 
 extension Engine {
@@ -73,10 +82,11 @@ extension Engine {
     func check(_ request: Request, _ volume: Volume) -> IOStatus {
         if volume.removed { return .shutdown }
         if request.operation == .flush { return .ok }
-        let block = UInt64(volume.limits.logicalBlock >> 9)
+        let (size, block) = volume.liveTable?._withUnsafeGuaranteedRef { ($0.size.count, UInt64($0.limits.logicalBlock >> 9)) } ?? (0, 1)
         let (end, overflow) = request.sector.count.addingReportingOverflow(request.count.count)
-        if overflow || end > volume.size.count { return request.operation == .write ? .noSpace : .invalid }
-        if request.sector.count % block != 0 || request.count.count % block != 0 { return .invalid }
+        if overflow || end > size { return request.operation == .write ? .noSpace : .invalid }
+        // A block is a power of two.
+        if (request.sector.count | request.count.count) & (block &- 1) != 0 { return .invalid }
         if request.operation.hasData && UInt64(request.buffer.length) != request.count.bytes.count { return .invalid }
         if request.operation.changesData && (volume.readOnly || volume.isClaimed) { return .permission }
         if request.operation == .discard && volume.limits.maximumDiscard == 0 { return .unsupported }
@@ -90,7 +100,7 @@ extension Engine {
         let index = requests.take(
             RequestRecord(
                 volume: Unmanaged.passUnretained(volume), operation: request.operation, flags: request.flags, sector: request.sector,
-                count: request.count, buffer: request.buffer, origin: origin, started: now))
+                count: request.count, buffer: request.buffer, origin: origin, takesZeroes: request.takesZeroes, started: now))
         work.append(.start(index))
     }
 
@@ -147,12 +157,12 @@ extension Engine {
     private func addPieces(
         _ index: UInt32, _ table: Table, _ target: Target, _ sector: Sectors, _ left: Sectors, _ offset: Int
     ) -> Sectors {
-        let operation = requests[index].operation, traits = target.traits
+        let operation = requests[index].operation
         let inside = sector - target.start
         var count = min(left, target.length - inside)
         var clones = 1
         if operation.hasData {
-            let cut = UInt64(traits.maximumIO), transfer = UInt64(table.limits.maximumTransfer)
+            let cut = UInt64(target.traits.maximumIO), transfer = UInt64(table.limits.maximumTransfer)
             if cut > 0 {
                 // Mostly a power of two, and a division takes longer than all else here.
                 let over = cut & (cut - 1) == 0 ? inside.count & (cut - 1) : inside.count % cut
@@ -160,6 +170,7 @@ extension Engine {
             }
             if transfer > 0 { count = min(count, Sectors(transfer)) }
         } else {
+            let traits = target.traits
             clones = operation == .discard ? traits.discardClones : traits.writeZeroesClones
             let limit = operation == .discard ? table.limits.maximumDiscard : table.limits.maximumWriteZeroes
             if limit > 0 { count = min(count, Sectors(UInt64(limit))) }
@@ -171,12 +182,12 @@ extension Engine {
     }
 
     private func addPiece(_ index: UInt32, _ target: Target, _ sector: Sectors, _ count: Sectors, _ offset: Int, _ clone: Int) {
-        let operation = requests[index].operation
-        let buffer = operation.hasData ? requests[index].buffer.slice(from: offset, length: Int(count.bytes.count)) : .none
-        requests[index].pending += 1
+        let request = requests.pointer(index), operation = request.pointee.operation
+        let buffer = operation.hasData ? request.pointee.buffer.slice(from: offset, length: Int(count.bytes.count)) : .none
+        request.pointee.pending += 1
         let piece = pieces.take(
             PieceRecord(
-                place: .target, request: index, target: target.handle, operation: operation, flags: requests[index].flags,
+                place: .target, request: index, target: target.handle, operation: operation, flags: request.pointee.flags,
                 sector: sector, count: count, buffer: buffer, clone: Int32(clone), queued: true, started: now))
         slots.borrowed(target.handle)?._withUnsafeGuaranteedRef { $0.statistics.inFlight += 1 }
         work.append(.map(piece))
@@ -263,31 +274,46 @@ extension Engine {
         }
     }
 
+    /// A read of zeroes is answered: in a word when it is all that its client asked for, and who takes that.
+    func finishZeroes(_ index: UInt32) {
+        let piece = pieces.pointer(index), request = piece.pointee.request
+        if !piece.pointee.orphan && request != PieceRecord.noRequest {  // else the memory is somebody else's by now
+            if requests[request].takesZeroes && requests[request].count == piece.pointee.count {
+                requests[request].isZeroes = true
+            } else {
+                let bytes = arena.bytes(piece.pointee.buffer)
+                bytes.baseAddress?.initializeMemory(as: UInt8.self, repeating: 0, count: bytes.count)
+            }
+        }
+        finishPiece(index, .ok)
+    }
+
     /// The piece is answered.
     func finishPiece(_ index: UInt32, _ status: IOStatus) {
         precondition(pieces[index].place == .target, "a piece was completed that the target does not have")
         if pieces[index].orphan { return discardOrphan(index) }
-        slots.borrowed(pieces[index].target)?._withUnsafeGuaranteedRef {
+        let piece = pieces.pointer(index), request = piece.pointee.request
+        slots.borrowed(piece.pointee.target)?._withUnsafeGuaranteedRef {
             $0.statistics.inFlight -= 1
             $0.statistics.record(
-                pieces[index].operation, bytes: pieces[index].count.bytes.count, status: status, time: now - pieces[index].started)
+                piece.pointee.operation, bytes: piece.pointee.count.bytes.count, status: status, time: now - piece.pointee.started)
         }
-        let request = pieces[index].request
         pieces.give(index)
         release(request, status)
     }
 
     private func release(_ index: UInt32, _ status: IOStatus) {
-        requests[index].status = requests[index].status.joined(status)
-        requests[index].pending -= 1
-        if requests[index].pending > 0 { return }
-        requests[index].volume?._withUnsafeGuaranteedRef { volume in
+        let request = requests.pointer(index)
+        request.pointee.status = request.pointee.status.joined(status)
+        request.pointee.pending -= 1
+        if request.pointee.pending > 0 { return }
+        request.pointee.volume?._withUnsafeGuaranteedRef { volume in
             volume.inFlight -= 1
-            if case .suspendFlush = requests[index].origin {
+            if case .suspendFlush = request.pointee.origin {
             } else {
                 volume.statistics.record(
-                    requests[index].operation, bytes: requests[index].count.bytes.count, status: requests[index].status,
-                    time: now - requests[index].started)
+                    request.pointee.operation, bytes: request.pointee.count.bytes.count, status: request.pointee.status,
+                    time: now - request.pointee.started)
             }
             if volume.transition != nil && volume.inFlight == 0 { append(.step(volume)) }
         }
@@ -295,11 +321,11 @@ extension Engine {
     }
 
     private func answer(_ index: UInt32) {
-        let status = requests[index].status, origin = requests[index].origin
+        let status = requests[index].status, origin = requests[index].origin, isZeroes = requests[index].isZeroes
         arena.release(requests[index].buffer)
         switch origin {
         case .none: break
-        case .client(let token): completions.append(RequestCompletion(token: token, status: status))
+        case .client(let token): completions.append(RequestCompletion(token: token, status: status, isZeroes: isZeroes))
         case .piece(let piece): work.append(.below(piece, status))
         case .suspendFlush:
             if let volume = requests[index].volume?.takeUnretainedValue() {

@@ -221,14 +221,14 @@ package final class NBDConnection {
     // MARK: Completions
 
     /// The engine has answered the request with this token.
-    package func completed(_ token: UInt64, _ status: IOStatus, now: Nanoseconds? = nil) {
+    package func completed(_ token: UInt64, _ status: IOStatus, isZeroes: Bool = false, now: Nanoseconds? = nil) {
         if let now { lastSeen = now }
         let slot = Int(token)
         precondition(slot < slots.count && slots[slot].used, "an answer for a request that is not in flight")
         if status.isOK && advance(slot) { return }
         if status == .unsupported && fallBack(slot) { return }
         // A trim is a hint. A table that cannot do it may have come after the client was told that the volume can.
-        finish(slot, slots[slot].kind == .trim && status == .unsupported ? .ok : status)
+        finish(slot, slots[slot].kind == .trim && status == .unsupported ? .ok : status, isZeroes)
         retry()
     }
 

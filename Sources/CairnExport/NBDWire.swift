@@ -42,7 +42,7 @@ package enum NBDWire {
         package static let fua: UInt16 = 1, noHole: UInt16 = 2, df: UInt16 = 4, requestOne: UInt16 = 8, fastZero: UInt16 = 16
     }
     package enum Chunk {
-        package static let none: UInt16 = 0, offsetData: UInt16 = 1, blockStatus: UInt16 = 5, error: UInt16 = 0x8001
+        package static let none: UInt16 = 0, offsetData: UInt16 = 1, offsetHole: UInt16 = 2, blockStatus: UInt16 = 5, error: UInt16 = 0x8001
         package static let done: UInt16 = 1
     }
 

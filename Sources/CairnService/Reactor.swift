@@ -180,7 +180,7 @@ final class Reactor {
                     answered = (index, clients[index]?.nbd)
                     touched.append(index)
                 }
-                answered.nbd?.completed(done.token & 0xFFFF_FFFF, done.status, now: now)
+                answered.nbd?.completed(done.token & 0xFFFF_FFFF, done.status, isZeroes: done.isZeroes, now: now)
             }
             // Large answers leave before the next are read: what was just copied is still in the processor's cache.
             if copied >= NBDConnection.part { for index in touched { if let client = clients[index] { settle(client) } } }

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -38,12 +39,18 @@ JOBS = [
     Job("nbdcopy from"),
     Job("nbdcopy to"),
 ]
+# What a client reaches against a server that does nothing (bench/ClientLimit) stands beside the servers that do something.
+LIMIT = "the client's own limit"
+LIMIT_OF_HOLES = LIMIT + ", when reads are answered with holes"
+LIMITED = [JOBS[i].name for i in (2, 3, 6, 7)]
+NO_COPIES = ("zero", "cache", "threads", "tcp")  # groups without nbdcopy and flushes
 QUICK = {
     "buffered": [j.name for j in JOBS],
     "direct": [JOBS[i].name for i in (0, 2, 3)],
     "zero": [JOBS[i].name for i in (0, 2, 3)],
     "cache": [JOBS[i].name for i in (0, 2)],
     "threads": [JOBS[i].name for i in (0, 1, 2, 3)],
+    "tcp": [JOBS[i].name for i in (0, 2, 3, 6)],
 }
 
 
@@ -60,25 +67,34 @@ class Stage(Workplace):
         self.options = options
         self.started, self.servers = [], []
 
-    def spawn(self, group, name, command, socket):
+    def spawn(self, group, name, command, socket, port=None):
         log = open(self.path(socket + ".log"), "wb")
         process = subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.started.append(process)
         for _ in range(200):
-            if os.path.exists(self.path(socket)):
+            if listens(port) if port else os.path.exists(self.path(socket)):
                 break
             if process.poll() is not None:
                 break
             time.sleep(0.05)
-        if process.poll() is not None or not os.path.exists(self.path(socket)):
+        if process.poll() is not None or not (port or os.path.exists(self.path(socket))):
             print("peers: %s does not start, and is left out: %s" % (name, open(log.name).read().strip()[:200]), file=sys.stderr)
             return
-        self.servers.append(Server(group, name, "nbd+unix:///?socket=" + self.path(socket), process.pid))
+        uri = "nbd://127.0.0.1:%d" % port if port else "nbd+unix:///?socket=" + self.path(socket)
+        self.servers.append(Server(group, name, uri, process.pid))
 
-    def volume(self, group, name, volume, table, engine=(), options=()):
+    def volume(self, group, name, volume, table, engine=(), options=(), port=None):
         self.cairn(*engine, "create", volume, *options, "--table", table)
-        facts = self.cairn(*engine, "info", "-c", "--noheadings", "-o", "uri,pid", "--separator", " ", volume).split()
-        self.servers.append(Server(group, name, facts[0], int(facts[1])))
+        uri, process = self.cairn(*engine, "info", "-c", "--noheadings", "-o", "uri,pid", "--separator", " ", volume).split()
+        if port:
+            uri = self.cairn(*engine, "export", volume, "--nbd", "tcp:127.0.0.1:%d" % port)
+        self.servers.append(Server(group, name, uri, int(process)))
+
+    def limit(self, group, name=LIMIT, words=()):
+        if not os.path.exists(self.options.limit):
+            return print("peers: %s is not there, and %s is left out: make bench builds it" % (self.options.limit, name), file=sys.stderr)
+        socket = "limit-%s.sock" % "-".join((group, *words))
+        self.spawn(group, name, [os.path.abspath(self.options.limit), self.path(socket), str(self.options.size), *words], socket)
 
     def begin(self):
         size, sectors = self.options.size, self.options.size * 2048
@@ -88,6 +104,7 @@ class Stage(Workplace):
             self.spawn("buffered", "nbdkit file", ["nbdkit", "-f", "-U", "kit.sock", "file", self.file("kit.img", size)], "kit.sock")
             for aio in ("threads", "io_uring"):
                 self.qemu("buffered", "qemu-nbd writeback, " + aio, "writeback", aio)
+            self.limit("buffered")
         if "direct" in groups:
             self.volume("direct", "cairn linear", "direct", "0 %d linear %s,cache=direct 0" % (sectors, self.file("direct.img", size, False)))
             for aio in ("threads", "io_uring"):
@@ -98,6 +115,8 @@ class Stage(Workplace):
             self.spawn("zero", "nbdkit memory", ["nbdkit", "-f", "-U", "memory.sock", "memory", "%dM" % size], "memory.sock")
             self.spawn("zero", "qemu-nbd null-co", ["qemu-nbd", "-k", self.path("null-co.sock"), "-t", "-e", "8", "--image-opts",
                                                     "driver=null-co,size=%d" % (size * MIB)], "null-co.sock")
+            self.limit("zero")
+            self.limit("zero", LIMIT_OF_HOLES, ["holes"])
         if "cache" in groups:
             back = self.file("back.img", size)
             fast = self.file("fast.img", size * 5 // 4 + 64)
@@ -113,10 +132,18 @@ class Stage(Workplace):
                         engine=("--engine", "threads"), options=("--io", "threads"))
             self.spawn("threads", "nbdkit file", ["nbdkit", "-f", "-U", "kit2.sock", "file", self.file("kit2.img", size)], "kit2.sock")
 
-    def qemu(self, group, name, cache, aio):
-        socket = "%s-%s.sock" % (cache, aio)
-        self.spawn(group, name, ["qemu-nbd", "-k", self.path(socket), "-t", "-e", "8", "-f", "raw", "--cache=" + cache, "--aio=" + aio,
-                                 self.file(socket + ".img", self.options.size, cache != "none")], socket)
+        if "tcp" in groups:
+            ours, kit, qemu = free_ports(3)
+            self.volume("tcp", "cairn linear, TCP", "tcp", "0 %d linear %s 0" % (sectors, self.file("tcp.img", size)), port=ours)
+            self.spawn("tcp", "nbdkit file, TCP", ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(kit), "file", self.file("kit3.img", size)],
+                       "kit3", kit)
+            self.qemu("tcp", "qemu-nbd writeback, io_uring, TCP", "writeback", "io_uring", qemu)
+
+    def qemu(self, group, name, cache, aio, port=None):
+        socket = "%s-%s-%s.sock" % (group, cache, aio)
+        where = ["-b", "127.0.0.1", "-p", str(port)] if port else ["-k", self.path(socket)]
+        self.spawn(group, name, ["qemu-nbd", *where, "-t", "-e", "8", "-f", "raw", "--cache=" + cache, "--aio=" + aio,
+                                 self.file(socket + ".img", self.options.size, cache != "none")], socket, port)
 
     def end(self):
         for process in self.started:
@@ -139,7 +166,7 @@ class Stage(Workplace):
         command = ["fio", "--name=x", "--ioengine=nbd", "--uri=" + server.uri, "--size=%dM" % self.options.size, "--group_reporting",
                    "--output-format=json"] + ["--%s=%s" % item for item in job.fio.items()]
         if not whole:
-            command += ["--time_based", "--runtime=%s" % self.options.seconds]
+            command += ["--time_based", "--runtime=%dms" % (self.options.seconds * 1000)]
         before = cpu_of(server.process)
         done = subprocess.run(command, cwd=self.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         used = cpu_of(server.process) - before
@@ -162,6 +189,22 @@ class Stage(Workplace):
         return self.path("source.img") if os.path.exists(self.path("source.img")) else self.file("source.img", self.options.size)
 
 
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
 def measure(stage, options):
     """(group, job) -> server -> list of (rate, cpu), one for each round"""
     found, jobs = {}, [j for j in JOBS if options.only in j.name]
@@ -173,9 +216,13 @@ def measure(stage, options):
             for job in jobs:
                 if options.set == "quick" and job.name not in QUICK[group]:
                     continue
-                if group in ("zero", "cache", "threads") and ("nbdcopy" in job.name or "flush" in job.name):
+                if group in NO_COPIES and ("nbdcopy" in job.name or "flush" in job.name):
                     continue
                 for server in servers:
+                    if server.name == LIMIT and options.set == "quick" and group == "buffered" and job.name not in LIMITED:
+                        continue
+                    if server.name == LIMIT_OF_HOLES and "read" not in job.name:
+                        continue
                     found.setdefault((group, job.name), {}).setdefault(server.name, []).append(stage.run(server, job))
         print("peers: round %d of %d" % (number + 1, options.rounds), file=sys.stderr)
     return found
@@ -227,7 +274,7 @@ def plot(found):
     bars = []
     for (group, job), results in found.items():
         _, rows = compare(results)
-        peers = [row for row in rows if row[3]]
+        peers = [row for row in rows if row[3] and not row[0].startswith(LIMIT)]
         if peers:
             best = max(peers, key=lambda row: row[1])
             bars.append(("%s: %s" % (group, job), statistics.median(best[3]), quartiles(best[3]), best[0]))
@@ -259,13 +306,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=None)
     parser.add_argument("--size", type=int, default=256, help="MiB of each contestant's file")
-    parser.add_argument("--groups", default="buffered,direct,zero,cache,threads")
+    parser.add_argument("--groups", default="buffered,direct,zero,cache,threads,tcp")
     parser.add_argument("--only", default="", help="only jobs whose name holds this")
     parser.add_argument("--cairn", default=os.path.join(top, ".build/release/cairn"))
+    parser.add_argument("--limit", default=os.path.join(top, ".build/release/client-limit"), help="the server that does nothing")
     options = parser.parse_args()
     options.groups = options.groups.split(",")
     options.rounds = options.rounds or (7 if options.set == "quick" else 9)
-    options.seconds = options.seconds or (1 if options.set == "quick" else 3)
+    options.seconds = options.seconds or (0.8 if options.set == "quick" else 3)
     os.makedirs(options.out, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     stage = Stage(options)

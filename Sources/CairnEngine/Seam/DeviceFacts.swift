@@ -2,6 +2,7 @@ public import CairnCore
 
 /// Queue limits as device-mapper stacks them. Sizes in bytes unless said otherwise.
 public struct QueueLimits: Equatable, Sendable {
+    /// A power of two.
     public var logicalBlock: UInt32 = 512
     public var physicalBlock: UInt32 = 512
     public var ioMinimum: UInt32 = 512

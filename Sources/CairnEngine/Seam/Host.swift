@@ -78,22 +78,31 @@ public struct Request {
     public var buffer: Buffer
     /// The client's own number, handed back in `RequestCompletion`.
     public var token: UInt64
+    /// Of a read: the client looks at `RequestCompletion.isZeroes`.
+    public var takesZeroes: Bool
 
-    public init(operation: Operation, flags: OperationFlags, sector: Sectors, count: Sectors, buffer: Buffer, token: UInt64) {
+    public init(
+        operation: Operation, flags: OperationFlags, sector: Sectors, count: Sectors, buffer: Buffer, token: UInt64,
+        takesZeroes: Bool = false
+    ) {
         self.operation = operation
         self.flags = flags
         self.sector = sector
         self.count = count
         self.buffer = buffer
         self.token = token
+        self.takesZeroes = takesZeroes
     }
 }
 
 public struct RequestCompletion {
     public let token: UInt64
     public let status: IOStatus
-    public init(token: UInt64, status: IOStatus) {
+    /// What was read is all zero, and nothing was put into the buffer. Only for who takes that.
+    public let isZeroes: Bool
+    public init(token: UInt64, status: IOStatus, isZeroes: Bool = false) {
         self.token = token
         self.status = status
+        self.isZeroes = isZeroes
     }
 }

@@ -30,10 +30,11 @@ public struct JobRequest: @unchecked Sendable {
 }
 
 /// What the engine remembers of a job that runs.
-struct JobRecord {
+struct JobRecord: PoolRecord {
     var target: UInt32 = .max
     var token: UInt64 = 0
     var buffer = Buffer.none
+    mutating func retire() { target = .max }
 }
 
 extension Engine {

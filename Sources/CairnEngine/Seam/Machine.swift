@@ -4,7 +4,7 @@ public import CairnCore
 /// from one thread only and never while one of its handlers is running.
 open class Machine {
     /// The engine's own number of this machine; never changes.
-    public internal(set) var handle: UInt32 = .max
+    public internal(set) final var handle: UInt32 = .max
 
     public init() {}
 

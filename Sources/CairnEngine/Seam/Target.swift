@@ -54,10 +54,10 @@ open class Target: Machine {
     public let typeName: String
     public let start: Sectors
     public let length: Sectors
-    public var traits = Traits()
-    public var ranges: [Range] = []
+    public final var traits = Traits()
+    public final var ranges: [Range] = []
     /// What it shares with other targets; set in its constructor, from the context's.
-    public var resource: Resource?
+    public final var resource: Resource?
 
     public init(typeName: String, start: Sectors, length: Sectors) {
         self.typeName = typeName

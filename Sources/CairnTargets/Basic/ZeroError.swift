@@ -3,8 +3,6 @@ package import CairnEngine
 
 /// `zero`: reads as zeroes, forgets writes.
 package final class Zero: Target {
-    private let arena: BufferArena
-
     package static let type = TargetType(name: "zero", version: (1, 2, 0), deviceWords: { _ in [] }) {
         (context: inout TargetContext) throws(TargetError) -> Target in
         guard context.arguments.isEmpty else { throw TargetError("No arguments required") }
@@ -12,18 +10,13 @@ package final class Zero: Target {
     }
 
     private init(_ context: TargetContext) {
-        arena = context.arena
         super.init(typeName: context.typeName, start: context.start, length: context.length)
         traits.flushClones = 0
         traits.ownDiscard = true
     }
 
     package override func map(_ piece: Piece, now: Nanoseconds, into actions: inout ActionList) {
-        if piece.operation == .read {
-            let bytes = arena.bytes(piece.buffer)
-            if let start = bytes.baseAddress { start.initializeMemory(as: UInt8.self, repeating: 0, count: bytes.count) }
-        }
-        actions.append(.complete(piece.id, .ok))
+        actions.append(piece.operation == .read ? .zeroes(piece.id) : .complete(piece.id, .ok))
     }
     /// NBD's hole and zero bits.
     package override func extent(at sector: Sectors, count: Sectors) -> (count: Sectors, bits: UInt32) { (count, 3) }

@@ -20,7 +20,7 @@ extension SSDCacheTarget {
             return true
         }
         // A write to a slot that is under way would leave dirty data behind.
-        if alone == nil && ops.contains(where: { $0.phase != .free && $0.leavesDirty }) { return false }
+        if alone == nil && ops.indices.contains(where: { ops[$0].phase != .free && ops[$0].leavesDirty }) { return false }
         aloneWaiters.append(waiter)
         if alone != nil { return true }
         alone = .flushing
@@ -48,7 +48,7 @@ extension SSDCacheTarget {
             advanceFlushes(now, &actions)  // they wait for pages no more
         }
         for waiter in waiters { goOnAlone(waiter, status, now, &actions) }
-        for block in Set(ops.lazy.filter { $0.phase == .waiting }.map(\.block)) { wake(block, now, &actions) }
+        for block in Set(ops.indices.filter { ops[$0].phase == .waiting }.map { ops[$0].block }) { wake(block, now, &actions) }
     }
 
     private func goOnAlone(_ waiter: SSDCacheWaiter, _ status: IOStatus, _ now: Nanoseconds, _ actions: inout ActionList) {

@@ -43,6 +43,39 @@ struct SSDCacheOperation {
     }
 }
 
+/// By number. In memory of its own, for an array is asked for each use whether it is shared.
+struct SSDCacheOperations: ~Copyable {
+    private var storage: UnsafeMutablePointer<SSDCacheOperation>
+    private var capacity = 64
+    private(set) var count = 0
+
+    init() { storage = .allocate(capacity: capacity) }
+    deinit { storage.deallocate() }
+
+    var indices: Range<Int> { 0..<count }
+    subscript(_ id: Int) -> SSDCacheOperation {
+        unsafeAddress {
+            precondition(id >= 0 && id < count, "no such operation")
+            return UnsafePointer(storage + id)
+        }
+        unsafeMutableAddress {
+            precondition(id >= 0 && id < count, "no such operation")
+            return storage + id
+        }
+    }
+    mutating func append(_ operation: SSDCacheOperation) {
+        if count == capacity {
+            let larger = UnsafeMutablePointer<SSDCacheOperation>.allocate(capacity: capacity * 2)
+            larger.moveInitialize(from: storage, count: count)
+            storage.deallocate()
+            storage = larger
+            capacity *= 2
+        }
+        (storage + count).initialize(to: operation)
+        count += 1
+    }
+}
+
 enum SSDCacheWaiter {
     case operation(Int32)
     case range(PieceID)
@@ -503,16 +536,18 @@ extension SSDCacheTarget {
     func finish(_ id: Int32, _ now: Nanoseconds, _ actions: inout ActionList) {
         let op = ops[Int(id)]
         if op.retained { arena.release(op.piece.buffer) }
-        if index[op.block] == id {
+        var before = index[op.block]
+        if before == id {
             index[op.block] = op.next
         } else {
-            var before = index[op.block]
             while ops[Int(before)].next != id { before = ops[Int(before)].next }
             ops[Int(before)].next = op.next
         }
         ops[Int(id)].phase = .free
         freeOps.append(id)
         activeOps -= 1
+        // It was all there was.
+        if before == id && op.next < 0 { return }
         wake(op.block, now, &actions)
     }
 

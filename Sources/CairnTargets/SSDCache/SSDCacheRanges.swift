@@ -15,7 +15,7 @@ extension SSDCacheTarget {
         for i in ranges_.indices where !ranges_[i].started {
             let range = ranges_[i]
             let blocked =
-                ops.contains { $0.phase != .free && $0.phase != .waiting && $0.overlaps(range, layout.blockSectors) }
+                ops.indices.contains { ops[$0].phase != .free && ops[$0].phase != .waiting && ops[$0].overlaps(range, layout.blockSectors) }
                 || ranges_[..<i].contains { other in
                     other.piece.sector < range.piece.sector + range.piece.count
                         && range.piece.sector < other.piece.sector + other.piece.count

@@ -113,6 +113,10 @@ final class SSDCacheSlots {
         return (high - low == 64 ? .max : (1 << UInt64(high - low)) - 1) << UInt64(low)
     }
     func isValid(_ slot: Int, _ first: Int, _ count: Int) -> Bool {
+        if (first & 63) + count <= 64 {  // mostly: one word
+            let m = (UInt64.max &>> UInt64(64 &- count)) &<< UInt64(first & 63)
+            return valid[slot * words + first / 64] & m == m
+        }
         for word in (first / 64)...((first + count - 1) / 64) {
             let m = mask(word, first, count)
             if valid[slot * words + word] & m != m { return false }

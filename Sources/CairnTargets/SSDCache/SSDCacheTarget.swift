@@ -59,7 +59,7 @@ package final class SSDCacheTarget: Target {
 
     // Requests
     static let maximumOperations = 1024
-    var ops: [SSDCacheOperation] = []
+    var ops = SSDCacheOperations()
     var freeOps: [Int32] = []
     var index = SSDCacheBlockIndex(capacity: maximumOperations)
     var backlog: Deque<Piece> = []
@@ -163,9 +163,9 @@ package final class SSDCacheTarget: Target {
     }
 
     deinit {
-        for op in ops where op.phase != .free {
-            if op.retained { arena.release(op.piece.buffer) }
-            if !op.buffer.isNone { arena.release(op.buffer) }
+        for id in ops.indices where ops[id].phase != .free {
+            if ops[id].retained { arena.release(ops[id].piece.buffer) }
+            if !ops[id].buffer.isNone { arena.release(ops[id].buffer) }
         }
         for buffer in (round?.buffers ?? []) + (commit?.buffers ?? []) { arena.release(buffer) }
     }
@@ -176,6 +176,7 @@ package final class SSDCacheTarget: Target {
     // MARK: Actions
 
     func emit(_ action: Action, _ actions: inout ActionList) { overflow.emit(action, &actions) }
+    func emit(_ action: WordedAction, _ actions: inout ActionList) { overflow.emit(action, &actions) }
 
     package override func again(now: Nanoseconds, into actions: inout ActionList) { overflow.again(&actions) }
 

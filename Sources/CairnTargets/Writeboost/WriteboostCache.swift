@@ -171,6 +171,7 @@ final class WriteboostCache {
     // MARK: Actions
 
     func emit(_ action: Action, _ actions: inout ActionList) { overflow.emit(action, &actions) }
+    func emit(_ action: WordedAction, _ actions: inout ActionList) { overflow.emit(action, &actions) }
     func again(_ actions: inout ActionList) { overflow.again(&actions) }
     func submit(
         _ device: DeviceID, _ operation: Operation, _ sector: Sectors = .zero, _ count: Int = 0, _ buffer: Buffer = .none, _ token: UInt64,

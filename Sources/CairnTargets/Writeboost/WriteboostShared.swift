@@ -116,7 +116,8 @@ package final class WriteboostShared: Resource {
         if error != nil && !isOpen { cache = nil }
         cache?.isHeld = isHeld
         if let member = order.member {
-            return emit(error.map { .memberFailed(member.handle, $0) } ?? .memberDone(member.handle), &actions)
+            if let error { return emit(.memberFailed(member.handle, error), &actions) }
+            return emit(.memberDone(member.handle), &actions)
         }
         emit(.answered(order.ticket, error), &actions)
         if order.kind == .format || order.kind == .hold && error != nil || order.kind == .release && error == nil {
@@ -210,6 +211,7 @@ package final class WriteboostShared: Resource {
     func giveBack(_ buffer: Buffer) { borrowed.giveBack(buffer) }
 
     func emit(_ action: Action, _ actions: inout ActionList) { overflow.emit(action, &actions) }
+    func emit(_ action: WordedAction, _ actions: inout ActionList) { overflow.emit(action, &actions) }
     /// An I/O of an operation; its buffer is given back when it has ended.
     func send(
         _ device: DeviceID, _ operation: Operation, _ offset: UInt64, _ buffer: Buffer, _ length: Int, _ tag: UInt64,
