@@ -350,28 +350,6 @@ final class Reactor {
     }
 }
 
-/// One client, and nobody else, keeps many requests under way: what a turn finds is a part of them, and more is on its way.
-struct DeepQueue {
-    private static let many = 12, few = 8, lasts = Nanoseconds.milliseconds(100)
-    private var client = -1, until = Nanoseconds.zero
-    private var found = 0
-
-    mutating func received(_ requests: Int, from index: Int, _ now: Nanoseconds) {
-        found += requests
-        if index != client {
-            // Another one: it must be the only one for a while.
-            if now < until || requests >= Self.many { (client, until) = (index, .zero) }
-        } else if requests >= Self.many {
-            until = now + Self.lasts
-        }
-    }
-    /// How many the last turn found, when those were few. Asked once.
-    mutating func takeFew(_ now: Nanoseconds) -> Int? {
-        defer { found = 0 }
-        return now < until && found > 0 && found < Self.few ? found : nil
-    }
-}
-
 // MARK: NBD's view of the volumes
 
 extension Reactor: NBDDirectory {

@@ -88,6 +88,7 @@ struct Reading {
         case data(UInt64, [UInt8])
         case none(UInt64)
         case chunk(UInt64, offset: UInt64, [UInt8])
+        case hole(UInt64, offset: UInt64, UInt32)
         case error(UInt64, UInt32)
         case status(UInt64, [[UInt32]])
         case garbage
@@ -108,6 +109,7 @@ struct Reading {
             switch type {
             case 0: return length == 0 ? .none(cookie) : .garbage
             case 1: return .chunk(cookie, offset: take(), raw(Int(length) - 8))
+            case 2: return length == 12 ? .hole(cookie, offset: take(), take()) : .garbage
             case 5:
                 if take(UInt32.self) != 1 { return .garbage }
                 return .status(cookie, (0..<(Int(length) - 4) / 8).map { _ in [take(), take()] })
@@ -228,8 +230,14 @@ final class Peer {
     func complete(_ index: Int, _ forced: IOStatus? = nil) {
         let request = waiting.remove(at: index)
         let result = forced ?? status(request)
-        if result.isOK { perform(request) }
-        nbd.completed(request.token, result)
+        let isZeroes = result.isOK && request.takesZeroes && isZero(request)
+        if result.isOK && !isZeroes { perform(request) }
+        nbd.completed(request.token, result, isZeroes: isZeroes)
+    }
+
+    private func isZero(_ request: Request) -> Bool {
+        let from = Int(request.sector.bytes.count)
+        return disk[from..<from + Int(request.count.bytes.count)].allSatisfy { $0 == 0 }
     }
 
     private func perform(_ request: Request) {

@@ -158,6 +158,22 @@ private let fastZero: UInt16 = 16
         (61, 5), (75, 75),
         (84, 5), (95, 95), (108, 108), (110, 5), (121, 5), (122, 28), (-1, 5),
     ]
+    /// What is all zero goes as a hole where the client knows of those, and its memory comes back at once.
+    @Test(arguments: [false, true]) func zeroesAreAHole(_ structured: Bool) {
+        let peer = Peer().enter(modern: structured)
+        peer.disk.replaceSubrange(8192..<16384, with: [UInt8](repeating: 0, count: 8192))
+        peer.takesOutput = false
+        peer.send(Script.request(read, 8192, 8192, flags: structured ? df : 0, cookie: 4))
+        #expect(!structured || peer.nbd.held == 0)
+        peer.takesOutput = true
+        peer.send(Script.request(read, 4096, 8192, cookie: 5))
+        var reading = Reading(peer.output)
+        let zeroes = [UInt8](repeating: 0, count: 8192), mixed = Array(peer.disk[4096..<12288])
+        #expect(reading.answer { _ in 8192 } == (structured ? .hole(4, offset: 8192, 8192) : .data(4, zeroes)))
+        #expect(reading.answer { _ in 8192 } == (structured ? .chunk(5, offset: 4096, mixed) : .data(5, mixed)))
+        #expect(reading.left == 0 && peer.nbd.held == 0)
+    }
+
     @Test(arguments: errors, [false, true]) func error(_ c: (errno: Int32, wire: UInt32), _ structured: Bool) {
         let peer = Peer().enter(modern: structured)
         peer.status = { _ in IOStatus(errno: c.errno) }

@@ -39,6 +39,39 @@ extension CairnIOTests {
             #expect(monotonicNow() - start >= Nanoseconds(1_500_000))
         }
 
+        /// What a client's requests were found to be, 1 ms apart, and what was told after each turn.
+        static let queues: [(found: [(Int, client: Int)], few: [Int?])] = [
+            ([(3, 0), (3, 0)], [nil, nil]),  // never many at once
+            ([(20, 0), (20, 0), (3, 0), (7, 0), (8, 0), (0, 0)], [nil, nil, 3, 7, nil, nil]),
+            ([(20, 0), (20, 0), (3, 1), (3, 1)], [nil, nil, nil, nil]),  // another one has come
+            ([(20, 0), (20, 0), (20, 1), (20, 1), (2, 1)], [nil, nil, nil, nil, 2]),
+        ]
+        @Test(arguments: queues.indices) func oneDeepQueueIsToldFromOthers(_ number: Int) {
+            var queue = DeepQueue(), now = Nanoseconds.seconds(5)
+            for ((found, client), few) in zip(Self.queues[number].found, Self.queues[number].few) {
+                now = now + .milliseconds(1)
+                if found > 0 { queue.received(found, from: client, now) }
+                #expect(queue.takeFew(now) == few)
+                #expect(queue.takeFew(now) == nil, "it is asked once")
+            }
+            queue.received(3, from: 1, now + .seconds(1))
+            #expect(queue.takeFew(now + .seconds(1)) == nil, "it was long ago")
+        }
+
+        @Test func lookingInVainBecomesRare() {
+            var busy = BusyWait(), looked = 0
+            for _ in 0..<1000 where busy.begins() {
+                looked += 1
+                busy.ended(false)
+            }
+            #expect(looked <= 12)
+            var next = 0
+            while !busy.begins() && next < 1000 { next += 1 }
+            busy.ended(true)
+            // Nobody helps a process that has one processor.
+            #expect(busy.begins() == (looked > 0))
+        }
+
         @Test func workersLeaveSignalsAlone() throws {
             let box = try Mailbox()
             let answer = Numbers()

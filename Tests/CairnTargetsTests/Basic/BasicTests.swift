@@ -182,6 +182,12 @@ import Testing
         #expect(host.write(volume, 100, [UInt8](repeating: 1, count: 512)).isOK)
         #expect(host.read(volume, 100, 1) == [UInt8](repeating: 0, count: 512))
         #expect(host.discard(volume, 90, 20).isOK)
+        // Who asks for a part that is something else, or stands above, gets bytes.
+        #expect(host.write(volume, 92, [UInt8](repeating: 3, count: 4096)).isOK)
+        let both = [UInt8](repeating: 3, count: 4096) + [UInt8](repeating: 0, count: 4096)
+        #expect(host.read(volume, 92, 16) == both)
+        let above = try host.create("w", "0 16 linear v 92")
+        #expect(host.read(above, 0, 16) == both && host.read(above, 8, 8) == Array(both[4096...]))
         let extent = host.engine.extent(volume, at: Sectors(150), count: Sectors(1000))
         #expect(extent.count == Sectors(50) && extent.bits == 3)
     }

@@ -164,7 +164,7 @@ final class NBDSession: NBDDirectory {
             let request = waiting.remove(at: chance.below(waiting.count))
             if request.operation == .read { arena.bytes(request.buffer).initializeMemory(as: UInt8.self, repeating: 0x5A) }
             let status: IOStatus = choices & 1024 != 0 && chance.oneIn(4) ? chance.pick([.io, .unsupported, .noSpace]) : .ok
-            connection.completed(request.token, status)
+            connection.completed(request.token, status, isZeroes: status.isOK && request.takesZeroes && chance.oneIn(3))
         }
         demand(connection.held <= 1 << 20, "a connection holds more than the arena has")
         demand(connection.inFlight <= 128, "more requests in flight than allowed")
