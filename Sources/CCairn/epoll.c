@@ -1,7 +1,10 @@
 #define _GNU_SOURCE
+#include <errno.h>
 #include <sched.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <unistd.h>
 #include "CCairn.h"
 
 int cairn_epoll_new(void) { return epoll_create1(EPOLL_CLOEXEC); }
@@ -9,9 +12,21 @@ int cairn_epoll_set(int epoll, int what, int fd, int interest, uint64_t tag) {
     struct epoll_event e = {.events = (interest & 1 ? EPOLLIN : 0) | (interest & 2 ? EPOLLOUT : 0), .data.u64 = tag};
     return epoll_ctl(epoll, what == 1 ? EPOLL_CTL_ADD : what == 2 ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, fd, &e);
 }
-int cairn_epoll_wait(int epoll, uint64_t *tags, int *readiness, int capacity, int milliseconds) {
+// Nanoseconds where the kernel has them (5.11), else milliseconds, rounded up; -1: for ever.
+int cairn_epoll_wait(int epoll, uint64_t *tags, int *readiness, int capacity, int64_t nanoseconds) {
     struct epoll_event events[128];
-    int n = epoll_wait(epoll, events, capacity < 128 ? capacity : 128, milliseconds);
+    int room = capacity < 128 ? capacity : 128, n = -1;
+    static _Atomic int has_no_nanoseconds;
+    int coarse = nanoseconds <= 0 || has_no_nanoseconds;
+    if (!coarse) {
+        struct { int64_t seconds, nanoseconds; } time = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+        n = (int)syscall(441 /* epoll_pwait2 */, epoll, events, room, &time, NULL, 8L);
+        if (n < 0 && (errno == ENOSYS || errno == EPERM)) has_no_nanoseconds = coarse = 1;
+    }
+    if (coarse) {
+        int64_t milliseconds = nanoseconds < 0 ? -1 : (nanoseconds + 999999) / 1000000;
+        n = epoll_wait(epoll, events, room, milliseconds > 86400000 ? 86400000 : (int)milliseconds);
+    }
     for (int i = 0; i < n; i++) {
         tags[i] = events[i].data.u64;
         readiness[i] = (events[i].events & EPOLLIN ? 1 : 0) | (events[i].events & EPOLLOUT ? 2 : 0) |

@@ -36,6 +36,8 @@ package struct EngineOptions: Sendable {
     package var maximumConnections = 256
     /// Payload memory of all clients: a power of two of MiB.
     package var memoryMiB = 256
+    /// Clients are not offered structured replies.
+    package var simpleReplies = false
 
     package init(directory: RuntimeDirectory) { self.directory = directory }
 }

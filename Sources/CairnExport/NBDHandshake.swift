@@ -62,6 +62,7 @@ extension NBDConnection {
         case .list: list(number, data)
         case .info, .go: infoOrGo(number, data)
         case .structuredReply:
+            if !limits.offersStructured { return refuse(number, NBDWire.Reply.unsupported, "this engine gives simple replies") }
             if !data.isEmpty { return refuse(number, NBDWire.Reply.invalid, "no data belongs to this option") }
             structured = true
             acknowledge(number)

@@ -21,16 +21,13 @@ package final class LocalEngine {
     package let state: StateDirectory?
     package private(set) var hosts: [Host] = []
     private let poller: Poller
-    private let timer: Timer
     private var results: [UInt64: ControlResult] = [:]
     private var nextTicket: UInt64 = 1
 
     package init(io choice: IOHost.Choice, memory: Int, state: StateDirectory?, maximumVolumes: Int = 1) throws(SystemError) {
         io = try IOHost.make(choice)
         poller = try Poller()
-        timer = try Timer()
         try io.watch(poller, tag: 0)
-        try poller.add(timer.pollDescriptor, tag: 0)
         engine = Engine(types: allTargets, arena: BufferArena(bytes: memory), seed: randomSeed(), maximumVolumes: maximumVolumes)
         self.state = state
     }
@@ -124,10 +121,7 @@ package final class LocalEngine {
         // What the kernel would not take now is offered again soon.
         if io.mustSubmit { moment = min(moment ?? .milliseconds(.max >> 21), monotonicNow() + .milliseconds(1)) }
         let now = monotonicNow()
-        // The timer costs a system call, which only a near moment is worth.
-        let isNear = moment.map { $0 < now + .milliseconds(3) } ?? false
-        timer.set(isNear ? moment : nil)
-        poller.wait(isNear ? nil : moment.map { $0 - now }, soon: io.inFlight > 0)
+        poller.wait(moment.map { $0 - now }, soon: io.inFlight > 0)
     }
 
     /// Run the engine until nothing moves any more. True when something was answered, or handed to the devices.

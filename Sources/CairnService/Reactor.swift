@@ -72,7 +72,7 @@ final class Reactor {
     /// Asks what a device is, on another thread.
     var identify: ((target: UInt32, device: DeviceID, host: UInt32), Reactor) -> Void = { _, _ in }
     var remember: ((target: UInt32, device: DeviceID, host: UInt32, record: BackingRecord), Reactor) -> Void = { _, _ in }
-    let limits = NBDLimits()
+    let limits: NBDLimits
     private var gathered: [UnsafeRawBufferPointer] = []
     private var touched: [Int] = []
     /// Somebody came while a sync held up this thread: until then syncs go by the ring.
@@ -85,6 +85,9 @@ final class Reactor {
 
     init(_ options: EngineOptions) throws(SystemError) {
         self.options = options
+        var limits = NBDLimits()
+        limits.offersStructured = !options.simpleReplies
+        self.limits = limits
         io = try IOHost.make(options.io)
         mailbox = try Mailbox()
         poller = try Poller()

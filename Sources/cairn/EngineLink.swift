@@ -70,6 +70,7 @@ struct EngineLink {
         for option in ["io", "group", "memory", "max-volumes", "max-connections"] {
             if let value = arguments[option] { words += ["--" + option, value] }
         }
+        if arguments.has("simple-replies") { words.append("--simple-replies") }
         for listener in arguments.all("nbd") { words += ["--nbd", listener] }
         _ = try spawnDetached(words, output: log.raw, ready: writing.raw)
         writing.close()

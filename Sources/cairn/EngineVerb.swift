@@ -40,6 +40,7 @@ enum EngineVerb {
         options.maximumVolumes = try number(arguments, "max-volumes", 1...65536, options.maximumVolumes)
         options.maximumConnections = try number(arguments, "max-connections", 1...65536, options.maximumConnections)
         options.memoryMiB = try number(arguments, "memory", 64...65536, options.memoryMiB)
+        options.simpleReplies = arguments.has("simple-replies")
         return options
     }
 

@@ -65,6 +65,7 @@ let optionTable: [Option] = [
     Option("max-volumes", nil, "N", "volumes of one engine"),
     Option("max-connections", nil, "N", "NBD connections of one engine"),
     Option("memory", nil, "MIB", "payload memory of all clients"),
+    Option("simple-replies", nil, nil, "NBD without structured replies: cheaper small reads, no block status"),
     Option("follow", nil, nil, "keep printing events"),
     Option("format", nil, "NAME", "of a writeboost cache: cairn, or kernel for the module's own"),
     Option("backing", nil, "DEVICE", "the device that is cached; several for a writeboost cache"),

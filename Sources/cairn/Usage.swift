@@ -24,7 +24,7 @@ enum Usage {
         }
     }
 
-    private static let engineOptions = "io group memory max-volumes max-connections"
+    private static let engineOptions = "io group memory max-volumes max-connections simple-replies"
     private static let devices = "uuid major minor select"
 
     static var verbs: [Verb] { lifeVerbs + reportVerbs + ownVerbs + unneeded }

@@ -207,6 +207,24 @@ private let tooBig: UInt32 = 0x8000_0009
         #expect(disk.flags(structured: false) == expected | 16)
     }
 
+    @Test func simpleRepliesOnly() {
+        var limits = NBDLimits()
+        limits.offersStructured = false
+        let peer = Peer(limits: limits)
+        peer.send(.clientFlags())
+        peer.output.removeAll()
+        peer.send(.option(8).adding(.option(10, .meta("vol", ["base:allocation"]))))
+        var reading = peer.reading()
+        #expect(reading.optionReplies().map(\.type) == [0x8000_0001, invalid])
+        peer.send(.go("vol"))
+        peer.output.removeAll()
+        peer.send(.request(0, 0, 512).adding(.request(7, 0, 512, cookie: 8)))
+        reading = peer.reading()
+        // What never reaches the engine is answered first.
+        #expect(reading.answer() == .simple(8, 22))
+        #expect(reading.answer { _ in 512 } == .data(7, Array(peer.disk[..<512])))
+    }
+
     @Test func refusedOpen() {
         let peer = Peer()
         peer.directory.refuses = true

@@ -863,6 +863,14 @@ test_both_io_hosts() {
         qemu-io -f raw "$(uri v)" -c 'write -z 1M 64k' -c 'discard 2M 64k' -c 'read -P 0 1M 64k' | grep -q 'read 65536' || fail "zero with $io"
         cairn remove v; cairn engine stop || fail stop
     done
+    cairn create v --simple-replies --table "0 32768 linear a.img 0" || fail "create with simple replies"
+    nbdinfo "$(uri v)" | grep -q 'using simple packets' || fail "simple replies"
+    nbdinfo --map "$(uri v)" > map 2>&1 && grep -q hole map && fail "block status without structured replies"
+    nbdcopy "$(uri v)" e.img && cmp a.img e.img || fail "copy with simple replies"
+    qemu-io -f raw "$(uri v)" -c 'read -P 0 1M 64k' | grep -q 'read 65536' || fail "qemu with simple replies"
+    cairn remove v; cairn create z --table "0 2048 zero"
+    qemu-io -f raw "$(uri z)" -c 'read -P 0 0 1M' | grep -q 'read 1048576' || fail "zero with simple replies"
+    cairn remove z; cairn engine stop || fail stop
 }
 
 test_hostile_clients() {

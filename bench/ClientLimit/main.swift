@@ -3,22 +3,22 @@ import CairnExport
 import CairnIO
 import Glibc
 
-/// client-limit SOCKET MIB [holes]: an NBD server that does nothing. It looks at no offset, keeps no data and answers every request with
+/// client-limit SOCKET MIB [holes|simple]: an NBD server that does nothing. It looks at no offset, keeps no data and answers every request with
 /// what lies ready: reads with zeroes, or with the word that they are a hole. What a client reaches against it is that client's own
 /// limit, which bench/peers shows beside the servers that do something.
 ///
-/// It offers what nbdkit, qemu-nbd and cairn offer, structured replies; a client is served by a thread of its own, which blocks in recv.
+/// It offers what nbdkit, qemu-nbd and cairn offer, structured replies, unless told that simple ones shall do; a client is served by a thread of its own, which blocks in recv.
 /// After a few requests it lets 4 us pass for each before it looks again, as cairn does (BusyWait.gathering): without that it is slower.
 let words = Array(CommandLine.arguments.dropFirst())
-guard words.count == 2 || (words.count == 3 && words[2] == "holes"), let mebibytes = UInt64(words[1]) else {
-    print("usage: client-limit SOCKET MIB [holes]")
+guard words.count == 2 || (words.count == 3 && ["holes", "simple"].contains(words[2])), let mebibytes = UInt64(words[1]) else {
+    print("usage: client-limit SOCKET MIB [holes|simple]")
     exit(2)
 }
 
 /// One client. Only its own thread touches it.
 struct IdleConnection: ~Copyable {
     static let received = 256 << 10, longest = 32 << 20, few = 8, gathering: UInt64 = 4_000
-    private let fd: Int32, size: UInt64, holes: Bool
+    private let fd: Int32, size: UInt64, holes: Bool, simple: Bool
     private let inbox = UnsafeMutableRawBufferPointer.allocate(byteCount: received, alignment: 4096)
     private let zeroes: UnsafeMutableRawBufferPointer
     /// Headers of the answers to what was received at once.
@@ -27,8 +27,8 @@ struct IdleConnection: ~Copyable {
     private var used = 0, answers = 0
     private var structured = false
 
-    init(fd: Int32, size: UInt64, holes: Bool) {
-        (self.fd, self.size, self.holes) = (fd, size, holes)
+    init(fd: Int32, size: UInt64, holes: Bool, simple: Bool) {
+        (self.fd, self.size, self.holes, self.simple) = (fd, size, holes, simple)
         zeroes = .allocate(byteCount: Self.longest, alignment: 4096)
         zeroes.initializeMemory(as: UInt8.self, repeating: 0)
     }
@@ -61,7 +61,7 @@ struct IdleConnection: ~Copyable {
                 put(size)
                 put(NBDWire.Flag.hasFlags | NBDWire.Flag.flush | NBDWire.Flag.multiConnection)
                 reply(option, NBDWire.Reply.ack, 0)
-            case .structuredReply:
+            case .structuredReply where !simple:
                 structured = true
                 reply(option, NBDWire.Reply.ack, 0)
             case .abort: return false
@@ -184,13 +184,13 @@ struct IdleConnection: ~Copyable {
 do {
     let listener = try Sockets.listenUnix(words[0], mode: 0o600)
     _ = fcntl(listener.raw, F_SETFL, 0)
-    let holes = words.count == 3
+    let holes = words.last == "holes", simple = words.last == "simple"
     while true {
         let fd = accept(listener.raw, nil, nil)
         if fd < 0 { continue }
         Sockets.tune(fd)
         startThread {
-            var connection = IdleConnection(fd: fd, size: mebibytes << 20, holes: holes)
+            var connection = IdleConnection(fd: fd, size: mebibytes << 20, holes: holes, simple: simple)
             connection.serve()
         }
     }

@@ -42,14 +42,16 @@ JOBS = [
 # What a client reaches against a server that does nothing (bench/ClientLimit) stands beside the servers that do something.
 LIMIT = "the client's own limit"
 LIMIT_OF_HOLES = LIMIT + ", when reads are answered with holes"
+LIMIT_OF_SIMPLE = LIMIT + ", with simple replies"
 LIMITED = [JOBS[i].name for i in (2, 3, 6, 7)]
-NO_COPIES = ("zero", "cache", "threads", "tcp")  # groups without nbdcopy and flushes
+NO_COPIES = ("zero", "cache", "threads", "simple", "tcp")  # groups without nbdcopy and flushes
 QUICK = {
     "buffered": [j.name for j in JOBS],
     "direct": [JOBS[i].name for i in (0, 2, 3)],
     "zero": [JOBS[i].name for i in (0, 2, 3)],
     "cache": [JOBS[i].name for i in (0, 2)],
     "threads": [JOBS[i].name for i in (0, 1, 2, 3)],
+    "simple": [JOBS[i].name for i in (2, 4)],
     "tcp": [JOBS[i].name for i in (0, 2, 3, 6)],
 }
 
@@ -132,6 +134,13 @@ class Stage(Workplace):
                         engine=("--engine", "threads"), options=("--io", "threads"))
             self.spawn("threads", "nbdkit file", ["nbdkit", "-f", "-U", "kit2.sock", "file", self.file("kit2.img", size)], "kit2.sock")
 
+        if "simple" in groups:
+            # Simple replies are received with fewer calls; qemu-nbd cannot be told to give no others.
+            self.volume("simple", "cairn linear, simple replies", "simple", "0 %d linear %s 0" % (sectors, self.file("simple.img", size)),
+                        engine=("--engine", "simple"), options=("--simple-replies",))
+            self.spawn("simple", "nbdkit file, simple replies",
+                       ["nbdkit", "--no-sr", "-f", "-U", "kit4.sock", "file", self.file("kit4.img", size)], "kit4.sock")
+            self.limit("simple", LIMIT_OF_SIMPLE, ["simple"])
         if "tcp" in groups:
             ours, kit, qemu = free_ports(3)
             self.volume("tcp", "cairn linear, TCP", "tcp", "0 %d linear %s 0" % (sectors, self.file("tcp.img", size)), port=ours)
@@ -155,8 +164,9 @@ class Stage(Workplace):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        subprocess.run([self.cairn_path, "--engine", "threads", "engine", "stop", "--force"], env=self.environment,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for engine in ("threads", "simple"):
+            subprocess.run([self.cairn_path, "--engine", engine, "engine", "stop", "--force"], env=self.environment,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.close()
 
     def run(self, server, job, whole=False):
@@ -306,7 +316,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--seconds", type=float, default=None)
     parser.add_argument("--size", type=int, default=256, help="MiB of each contestant's file")
-    parser.add_argument("--groups", default="buffered,direct,zero,cache,threads,tcp")
+    parser.add_argument("--groups", default="buffered,direct,zero,cache,threads,simple,tcp")
     parser.add_argument("--only", default="", help="only jobs whose name holds this")
     parser.add_argument("--cairn", default=os.path.join(top, ".build/release/cairn"))
     parser.add_argument("--limit", default=os.path.join(top, ".build/release/client-limit"), help="the server that does nothing")

@@ -42,7 +42,7 @@ int cairn_ring_next(struct cairn_ring *ring, uint64_t *tag, int *result);
 int cairn_epoll_new(void);
 int cairn_processors(void);
 int cairn_epoll_set(int epoll, int what /* 1 add, 2 change, 3 remove */, int fd, int interest, uint64_t tag);
-int cairn_epoll_wait(int epoll, uint64_t *tags, int *readiness, int capacity, int milliseconds);
+int cairn_epoll_wait(int epoll, uint64_t *tags, int *readiness, int capacity, int64_t nanoseconds);
 // Readable once CLOCK_MONOTONIC has reached `at` nanoseconds; 0: never.
 int cairn_timer_new(void);
 int cairn_timer_set(int timer, uint64_t at);

@@ -47,9 +47,9 @@ package final class Poller {
             busyWait.ended(n > 0)
         }
         if n <= 0 {
-            let milliseconds: Int32 = timeout.map { Int32(clamping: ($0.count + 999_999) / 1_000_000) } ?? -1
+            let nanoseconds = timeout.map { Int64(clamping: $0.count) } ?? -1
             repeat {
-                n = cairn_epoll_wait(fd, &tags, &readiness, Int32(Self.capacity), milliseconds)
+                n = cairn_epoll_wait(fd, &tags, &readiness, Int32(Self.capacity), nanoseconds)
             } while n < 0 && errno == EINTR  // a signal of another party must not look like a time-out
         }
         events.removeAll(keepingCapacity: true)
