@@ -176,7 +176,7 @@ def group_commit_flushes(place):
             ("linear, 1 writer", lambda: linear, 1, "write=50,flush=50"), ("linear, 32 writers", lambda: linear, 32, "write=50,flush=50"),
             ("linear, 32 writers with FUA, for each write", lambda: linear, 32, "fua=100"),
             ("writeboost, 32 writers", boost.format, 32, "write=50,flush=50"),
-            ("ssdcache, write-back, 32 writers", lambda: place.ssdcache(256, True)[0] + " mode writeback", 32, "write=50,flush=50")):
+            ("ssdcache, write-back, 32 writers", lambda: place.ssdcache(256, True)[0] + " writeback", 32, "write=50,flush=50")):
         yield what, place.rounds(lambda: share("flushed", table(), jobs, mix))[0], "x"
 
 
