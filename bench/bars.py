@@ -114,7 +114,7 @@ def zero_writes(place):
 def zero_reads(place, kib):
     # Depth 32, or as much as the second-level cache holds: memory that is farther away is slower for both.
     depth = min(32, 512 // kib)
-    libc, count = ctypes.CDLL(None), 640000 // kib // depth
+    libc, count = ctypes.CDLL(None), (10 << 20) // kib // depth
     memory = ctypes.create_string_buffer(depth * kib * 1024)
 
     def memset():

@@ -1,9 +1,11 @@
 #define _GNU_SOURCE
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 #include "CCairn.h"
 
@@ -12,20 +14,22 @@ int cairn_epoll_set(int epoll, int what, int fd, int interest, uint64_t tag) {
     struct epoll_event e = {.events = (interest & 1 ? EPOLLIN : 0) | (interest & 2 ? EPOLLOUT : 0), .data.u64 = tag};
     return epoll_ctl(epoll, what == 1 ? EPOLL_CTL_ADD : what == 2 ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, fd, &e);
 }
-// Nanoseconds where the kernel has them (5.11), else milliseconds, rounded up; -1: for ever.
+// -1: for ever. Milliseconds would be too coarse for paced loads; kernels before 5.11 do it with two calls.
 int cairn_epoll_wait(int epoll, uint64_t *tags, int *readiness, int capacity, int64_t nanoseconds) {
     struct epoll_event events[128];
+    static _Atomic int needs_two_calls;
+    struct timespec time = {.tv_sec = (time_t)(nanoseconds / 1000000000), .tv_nsec = (long)(nanoseconds % 1000000000)};
     int room = capacity < 128 ? capacity : 128, n = -1;
-    static _Atomic int has_no_nanoseconds;
-    int coarse = nanoseconds <= 0 || has_no_nanoseconds;
-    if (!coarse) {
-        struct { int64_t seconds, nanoseconds; } time = {nanoseconds / 1000000000, nanoseconds % 1000000000};
-        n = (int)syscall(441 /* epoll_pwait2 */, epoll, events, room, &time, NULL, 8L);
-        if (n < 0 && (errno == ENOSYS || errno == EPERM)) has_no_nanoseconds = coarse = 1;
-    }
-    if (coarse) {
-        int64_t milliseconds = nanoseconds < 0 ? -1 : (nanoseconds + 999999) / 1000000;
-        n = epoll_wait(epoll, events, room, milliseconds > 86400000 ? 86400000 : (int)milliseconds);
+    if (nanoseconds <= 0) {
+        n = epoll_wait(epoll, events, room, nanoseconds < 0 ? -1 : 0);
+    } else {
+        if (!needs_two_calls) n = (int)syscall(441 /* epoll_pwait2 */, epoll, events, room, &time, NULL, 8L);
+        if (needs_two_calls || (n < 0 && (errno == ENOSYS || errno == EPERM))) {
+            needs_two_calls = 1;
+            struct pollfd any = {.fd = epoll, .events = POLLIN};
+            n = ppoll(&any, 1, &time, NULL);
+            if (n > 0) n = epoll_wait(epoll, events, room, 0);
+        }
     }
     for (int i = 0; i < n; i++) {
         tags[i] = events[i].data.u64;

@@ -11,7 +11,6 @@ package final class RemoteBench {
     private let load: BenchLoad
     private let region: UnsafeMutableRawBufferPointer
     private let poller: Poller
-    private let timer: Timer
     private let process: Int32
     private let plan: BenchPlan
     private var now = Nanoseconds.zero
@@ -32,8 +31,6 @@ package final class RemoteBench {
         region = .allocate(byteCount: plan.slots * plan.block, alignment: 4096)
         do throws(SystemError) {
             poller = try Poller()
-            timer = try Timer()
-            try poller.add(timer.pollDescriptor, tag: UInt64(plan.jobs))
         } catch {
             region.deallocate()
             throw error.asTargetError
@@ -104,11 +101,9 @@ package final class RemoteBench {
             }
             var wake = now + .milliseconds(50)
             if load.hasFreeSlot, let due = load.nextDue { wake = min(wake, due) }
-            let isNear = wake < now + .milliseconds(3)
-            timer.set(isNear ? wake : nil)
-            poller.wait(isNear ? nil : wake - now)
+            poller.wait(wake - now)
             now = monotonicNow()
-            for event in poller.events where event.tag < UInt64(plan.jobs) && (event.readable || event.hangUp) {
+            for event in poller.events where event.readable || event.hangUp {
                 let job = Int(event.tag)
                 clients[job].receive { load.ended(slot: job * plan.depth + $0, status: $1, now: now) }
             }

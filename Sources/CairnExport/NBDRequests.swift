@@ -309,7 +309,7 @@ extension NBDConnection {
         withUnsafeBytes(of: (header.0, header.1, header.2, header.3, header.4, offset.high, offset.low)) { output.append($0) }
     }
 
-    /// A read of zeroes: header, offset and length, and no data. At depth 32 a client gets 1.3 times as many (docs/PERFORMANCE.md).
+    /// A read of zeroes: header, offset and length, and no data. At depth 32 a client gets 1.15 times as many (docs/PERFORMANCE.md).
     private func holeChunk(_ entry: InFlight) {
         let header = chunkHeader(entry.cookie, NBDWire.Chunk.offsetHole, 12), offset = halves(entry.offset)
         let length = UInt32(truncatingIfNeeded: entry.length).bigEndian

@@ -66,11 +66,11 @@ final class Reactor {
     var subscribers: [(id: UInt64, deliver: @Sendable (EngineEvent) -> Void)] = []
     /// Extra exports of one volume on a listener of its own are all under their names: every listener serves all.
     var stopped = false
-    /// Has a target's record stored, on another thread.
     /// Starts a job on a thread of the service; its result is posted.
     var carryOut: (JobRequest) -> Void = { _ in }
     /// Asks what a device is, on another thread.
     var identify: ((target: UInt32, device: DeviceID, host: UInt32), Reactor) -> Void = { _, _ in }
+    /// Has a target's record stored, on another thread.
     var remember: ((target: UInt32, device: DeviceID, host: UInt32, record: BackingRecord), Reactor) -> Void = { _, _ in }
     let limits: NBDLimits
     private var gathered: [UnsafeRawBufferPointer] = []

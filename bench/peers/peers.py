@@ -73,13 +73,13 @@ class Stage(Workplace):
         log = open(self.path(socket + ".log"), "wb")
         process = subprocess.Popen(command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self.started.append(process)
+        ready = False
         for _ in range(200):
-            if listens(port) if port else os.path.exists(self.path(socket)):
-                break
-            if process.poll() is not None:
+            ready = listens(port) if port else os.path.exists(self.path(socket))
+            if ready or process.poll() is not None:
                 break
             time.sleep(0.05)
-        if process.poll() is not None or not (port or os.path.exists(self.path(socket))):
+        if not ready or process.poll() is not None:
             print("peers: %s does not start, and is left out: %s" % (name, open(log.name).read().strip()[:200]), file=sys.stderr)
             return
         uri = "nbd://127.0.0.1:%d" % port if port else "nbd+unix:///?socket=" + self.path(socket)

@@ -61,7 +61,7 @@ package final class Poller {
     }
 }
 
-/// A moment to wake up at, more exact than the milliseconds of `Poller.wait`.
+/// A moment to wake up at, for who is not the one that waits: a descriptor of the poller.
 package final class Timer {
     package let pollDescriptor: Int32
     package private(set) var deadline: Nanoseconds?
