@@ -65,6 +65,7 @@ struct StormTests {
         ("a discard whose mark failed asked the failed backing for ever", "ssdcache-modes", 339),
         ("what a killed engine wrote and nothing flushed was copied as the backing's", "ssdcache-modes", 869),
         ("a block given up by a discard was dirty in two slots after a crash", "ssdcache-blocks", 607),
+        ("after a kill a page's older copy was never brought up to date, and the newer one rotted", "ssdcache-blocks", 900662),
         ("headers zeroed in any order left an older copy alone", "writeboost-kernel", 4),
     ]
     @Test("found by a storm", arguments: found.indices)

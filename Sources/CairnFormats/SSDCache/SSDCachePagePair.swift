@@ -46,6 +46,16 @@ package struct SSDCachePagePair {
     package func copy(_ number: Int) -> UnsafeRawBufferPointer {
         UnsafeRawBufferPointer(rebasing: bytes[number * 4096..<(number + 1) * 4096])
     }
+    /// Both copies count, and say the same of every slot: either may rot.
+    package var copiesAgree: Bool {
+        guard case .valid = headers[0], case .valid = headers[1] else { return false }
+        for at in stride(from: SSDCacheLayout.pageHeader, to: 4096, by: 8) {
+            if bytes.loadUnaligned(fromByteOffset: at, as: UInt64.self) != bytes.loadUnaligned(fromByteOffset: 4096 + at, as: UInt64.self) {
+                return false
+            }
+        }
+        return true
+    }
     package var isLost: Bool { damaged == 3 }
     /// Its sequence is where no cairn brings it: nobody may count on.
     package var isWornOut: Bool { sequence >= SSDCacheLayout.counterAlarm }

@@ -340,6 +340,14 @@ extension SSDCacheTarget {
             for copy in 0..<2 {
                 if case .valid = pair.headers[copy] { noteDirty(pair.copy(copy), page, SSDCacheSlots.dirtyOnDisk[copy]) }
             }
+            // A crash came before the other copy had followed (`settle`): until it has, what it lacks would be lost with this one, and what
+            // it still calls dirty would come back.
+            let slotsOfPage = page * Int(layout.slotsPerPage)..<min((page + 1) * Int(layout.slotsPerPage), slots.count)
+            if slotsOfPage.contains(where: { slots.flags[$0] & SSDCacheSlots.dirtyInAnyCopy != 0 }) && !pair.copiesAgree
+                && !mutated(.olderCopyForgotten)
+            {
+                pages[page].stale = true
+            }
             if pages[page].damaged != 0 {
                 // It may have been the newer one: clean sectors of the other are not trusted, and the page is written anew.
                 // Dirty ones are right: no slot is reused before both copies say that it is not dirty.
