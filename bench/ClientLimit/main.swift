@@ -59,7 +59,7 @@ struct IdleConnection: ~Copyable {
                 reply(option, NBDWire.Reply.info, 12)
                 put(NBDWire.Info.export)
                 put(size)
-                put(NBDWire.Flag.hasFlags | NBDWire.Flag.flush | NBDWire.Flag.multiConnection)
+                put(NBDWire.Flag.hasFlags | NBDWire.Flag.flush | NBDWire.Flag.fua | NBDWire.Flag.multiConnection)
                 reply(option, NBDWire.Reply.ack, 0)
             case .structuredReply where !simple:
                 structured = true

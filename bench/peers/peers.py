@@ -1,6 +1,6 @@
 """peers.py [--set quick|full] [--out DIR] [--rounds N] [--seconds S] [--cairn PATH] [--only TEXT]
 
-The same fio jobs (its nbd engine) and nbdcopy in turn against cairn, nbdkit and qemu-nbd. In each round every contestant runs every job
+The same fio jobs (its nbd engine), writes with FUA (fua.py) and nbdcopy in turn against cairn, nbdkit and qemu-nbd. In each round every contestant runs every job
 once, right after the others; what counts is the median of the ratios of one round, and where their inter-quartile range is 25 % or more
 the table says so and the server's CPU time decides. Writes peers.md and peers.svg to DIR. Its files and sockets live in a directory of
 their own, which goes in the end, and it stops only what it started.
@@ -20,9 +20,14 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from rounds import MIB, Workplace, cpu_of, is_noisy, machine, quartiles  # noqa: E402
 
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
 class Job:
-    def __init__(self, name, **fio):
-        self.name, self.fio = name, fio
+    """Of fio; with `fua`, that many writes with FUA under way; with neither, nbdcopy."""
+
+    def __init__(self, name, fua=0, **fio):
+        self.name, self.fua, self.fio = name, fua, fio
 
 
 JOBS = [
@@ -36,6 +41,8 @@ JOBS = [
     Job("write 128k, depth 8", rw="write", bs="128k", iodepth=8),
     Job("write+flush 4k, depth 1", rw="randwrite", bs="4k", iodepth=1, fsync=1),
     Job("write+flush 4k, depth 32", rw="randwrite", bs="4k", iodepth=32, fsync=1),
+    Job("write FUA 4k, depth 1", fua=1),
+    Job("write FUA 4k, depth 32", fua=32),
     Job("nbdcopy from"),
     Job("nbdcopy to"),
 ]
@@ -171,6 +178,8 @@ class Stage(Workplace):
 
     def run(self, server, job, whole=False):
         """(requests or bytes per second, microseconds of the server's CPU for each request or MiB)"""
+        if job.fua:
+            return self.write_through(server, job)
         if not job.fio:
             return self.copy(server, job)
         command = ["fio", "--name=x", "--ioengine=nbd", "--uri=" + server.uri, "--size=%dM" % self.options.size, "--group_reporting",
@@ -186,6 +195,16 @@ class Stage(Workplace):
         requests = sum(result[kind]["total_ios"] for kind in ("read", "write"))
         rate = sum(result[kind]["iops"] for kind in ("read", "write"))
         return rate, used * 1e6 / max(1, requests)
+
+    def write_through(self, server, job):
+        before = cpu_of(server.process)
+        # Debian's python has libnbd.
+        command = ["/usr/bin/python3", os.path.join(HERE, "fua.py"), server.uri, str(job.fua), str(self.options.seconds), str(self.options.size)]
+        done = subprocess.run(command, cwd=self.directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            raise RuntimeError("%s against %s: %s" % (job.name, server.name, done.stderr[-300:]))
+        answered, elapsed = done.stdout.split()
+        return int(answered) / float(elapsed), (cpu_of(server.process) - before) * 1e6 / max(1, int(answered))
 
     def copy(self, server, job):
         command = ["nbdcopy", "--connections=1"]
@@ -226,7 +245,7 @@ def measure(stage, options):
             for job in jobs:
                 if options.set == "quick" and job.name not in QUICK[group]:
                     continue
-                if group in NO_COPIES and ("nbdcopy" in job.name or "flush" in job.name):
+                if group in NO_COPIES and any(word in job.name for word in ("nbdcopy", "flush", "FUA")):
                     continue
                 for server in servers:
                     if server.name == LIMIT and options.set == "quick" and group == "buffered" and job.name not in LIMITED:
