@@ -33,14 +33,8 @@ struct Pool<Record: PoolRecord>: ~Copyable {
     }
 
     subscript(_ index: UInt32) -> Record {
-        unsafeAddress {
-            precondition(index < capacity, "record index out of range")
-            return UnsafePointer(storage + Int(index))
-        }
-        unsafeMutableAddress {
-            precondition(index < capacity, "record index out of range")
-            return storage + Int(index)
-        }
+        unsafeAddress { UnsafePointer(pointer(index)) }
+        unsafeMutableAddress { pointer(index) }
     }
 
     mutating func take(_ record: Record) -> UInt32 {

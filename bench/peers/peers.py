@@ -16,11 +16,9 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from rounds import MIB, Workplace, cpu_of, is_noisy, machine, quartiles  # noqa: E402
-
-
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, ".."))
+from rounds import MIB, Workplace, cpu_of, is_noisy, machine, quartiles  # noqa: E402
 
 
 class Job:
@@ -327,7 +325,7 @@ def plot(found):
 
 
 def main():
-    top = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+    top = os.path.join(HERE, "../..")
     parser = argparse.ArgumentParser(description="cairn against nbdkit and qemu-nbd")
     parser.add_argument("--set", choices=["quick", "full"], default="quick")
     parser.add_argument("--out", default=os.path.join(top, ".build/peers"))

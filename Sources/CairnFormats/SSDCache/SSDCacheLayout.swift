@@ -54,12 +54,14 @@ package struct SSDCacheLayout: Equatable, Sendable {
         bitmapBytes = max(8, Int(blockSectors / 8))
         recordBytes = 16 + 2 * bitmapBytes
         slotsPerPage = UInt64((4096 - Self.pageHeader) / recordBytes) / 16 * 16
-        pages = (buckets * Self.slotsPerBucket + slotsPerPage - 1) / slotsPerPage
-        bitmapBlocks = (pages + Self.bitsPerBitmapBlock - 1) / Self.bitsPerBitmapBlock
+        pages = Self.round(buckets * Self.slotsPerBucket, by: slotsPerPage)
+        bitmapBlocks = Self.round(pages, by: Self.bitsPerBitmapBlock)
         tableOffset = Self.bitmapOffset + bitmapBlocks * 4096
         tableBytes = pages * 2 * Self.pageSize
-        dataOffset = (tableOffset + tableBytes + Self.dataAlignment - 1) / Self.dataAlignment * Self.dataAlignment
+        dataOffset = Self.round(tableOffset + tableBytes, by: Self.dataAlignment) * Self.dataAlignment
     }
+    /// How many units hold it.
+    private static func round(_ number: UInt64, by unit: UInt64) -> UInt64 { (number + unit - 1) / unit }
 
     /// As many buckets as fit a device of this size; nil when not even one does.
     package init?(blockSectors: UInt64, deviceBytes: UInt64) {

@@ -54,14 +54,12 @@ struct SSDCacheOperations: ~Copyable {
 
     var indices: Range<Int> { 0..<count }
     subscript(_ id: Int) -> SSDCacheOperation {
-        unsafeAddress {
-            precondition(id >= 0 && id < count, "no such operation")
-            return UnsafePointer(storage + id)
-        }
-        unsafeMutableAddress {
-            precondition(id >= 0 && id < count, "no such operation")
-            return storage + id
-        }
+        unsafeAddress { UnsafePointer(pointer(id)) }
+        unsafeMutableAddress { pointer(id) }
+    }
+    private func pointer(_ id: Int) -> UnsafeMutablePointer<SSDCacheOperation> {
+        precondition(id >= 0 && id < count, "no such operation")
+        return storage + id
     }
     mutating func append(_ operation: SSDCacheOperation) {
         if count == capacity {
