@@ -47,6 +47,8 @@ public final class Engine {
     var work = RingQueue<Work>()
     /// One for each `.control` in `work`, in the same order.
     var controlWork = RingQueue<ControlWork>(capacity: 16)
+    /// Devices with flushes to be submitted when this turn's work is done.
+    var wantingFlush: [DeviceID] = []
     var timers: [TimerRecord] = []
     var waiters: [EventWaiter] = []
     var actions = ActionList()
@@ -94,6 +96,7 @@ public final class Engine {
         fireTimers()
         checkDeadlines()
         while let item = work.popFirst() { perform(item) }
+        emitFlushes()
         slots.freeRemoved()
         devices.freeRemoved()
     }

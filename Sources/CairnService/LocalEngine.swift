@@ -38,6 +38,7 @@ package final class LocalEngine {
         while io.inFlight > 0 && monotonicNow() < end {
             io.flushSubmissions()
             poller.wait(.milliseconds(10))
+            io.beginTurn(monotonicNow())
             io.drain { _, _ in }
         }
         for host in hosts where host.owned { close(host.file.fd) }
@@ -116,6 +117,7 @@ package final class LocalEngine {
 
     /// Until something below has ended, or this moment, or a moment of the engine's own.
     package func sleep(until moment: Nanoseconds?) {
+        if io.isBehind { return }
         var moment = moment
         if let deadline = engine.nextDeadline { moment = moment.map { min($0, deadline) } ?? deadline }
         // What the kernel would not take now is offered again soon.
@@ -127,7 +129,8 @@ package final class LocalEngine {
     /// Run the engine until nothing moves any more. True when something was answered, or handed to the devices.
     @discardableResult
     package func settle(_ answered: (RequestCompletion) -> Void) -> Bool {
-        var moved = true, any = false
+        var moved = true, any = io.isBehind
+        io.beginTurn(engine.now)
         while moved {
             moved = false
             engine.advance(to: monotonicNow())

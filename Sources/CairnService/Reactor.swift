@@ -104,10 +104,12 @@ final class Reactor {
         while !stopped {
             io.flushSubmissions()
             if let few = deep.takeFew(engine.now), io.inFlight == 0 { poller.gather(few) }
-            poller.wait(timeout(), soon: expectsSoon())
+            let soon = expectsSoon()
+            if io.isBehind { poller.wait(.zero) } else { poller.wait(timeout(), soon: soon) }
             let now = monotonicNow()
             engine.advance(to: now)
             for event in poller.events { handle(event, now) }
+            io.beginTurn(now)
             turn(now)
             dropLate(now)
         }

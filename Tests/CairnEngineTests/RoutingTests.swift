@@ -106,9 +106,15 @@ import Testing
     @Test func flushesShareTheNextOne() throws {
         let host = makeHost()
         let volume = try host.create("v", "0 100 linear a 0")
-        let tokens = (0..<20).map { _ in host.submit(.flush, to: volume) }
-        for token in tokens { #expect(host.answer(token).isOK) }
-        #expect(host.disks[0].sent[Int(Operation.flush.rawValue)] == 2)
+        let sent = { host.disks[0].sent[Int(Operation.flush.rawValue)] }
+        let first = (0..<20).map { _ in host.submit(.flush, to: volume) }
+        host.settle()
+        #expect(sent() == 1, "what comes in one turn goes together")
+        let second = (0..<20).map { _ in host.submit(.flush, to: volume) }
+        host.settle()
+        #expect(sent() == 1, "one is in flight")
+        for token in first + second { #expect(host.answer(token).isOK) }
+        #expect(sent() == 2)
     }
 
     @Test func aFailedFlushStaysFailed() throws {

@@ -1,3 +1,4 @@
+import CCairn
 import CairnCore
 import CairnEngine
 import Glibc
@@ -45,7 +46,7 @@ extension CairnIOTests {
             }
             let device = try open(word)
             let direct = device.direct
-            let handle = HostFile(fd: device.fd.raw, isBlock: device.isBlock)
+            let handle = HostFile(fd: device.fd.raw, isBlock: device.isBlock, buffered: !direct)
             #expect(handle.isBlock == (ground == .loop) && direct == (ground != .buffered))
             var bench = try Bench(host)
             try body(&bench, handle, file)
@@ -80,6 +81,34 @@ extension CairnIOTests {
                     back.base.load(fromByteOffset: $0 * 4096 + 4095, as: UInt8.self) == UInt8($0 % 251)
                 }
                 #expect(right)
+            }
+        }
+
+        /// Slow writes beside a sync: a turn takes its share of them, and the sync does not wait behind the rest.
+        @Test(arguments: Bench.hosts) func writesOfManyTurns(_ host: IOHost.Choice) throws {
+            let size = 256 << 10, count = 64
+            try with(host, .buffered, size: size * count) { bench, device, _ in
+                let data = (0..<count).map { Memory(size, UInt8($0)) }
+                bench.submit(device, .flush)
+                bench.host.beginTurn(monotonicNow())
+                for i in 0..<count { bench.submit(device, .write, i * size, size, data[i].base) }
+                // Where the filesystem can write without waiting nothing is timed: the first tells.
+                if cairn_pwritev2(device.fd, data[0].base, 4096, 0, 8) < 0 {
+                    #expect(bench.host.isBehind, "16 MiB are copied in 50 us?")
+                    let before = bench.host.inFlight
+                    bench.submit(device, .flush)
+                    bench.host.beginTurn(monotonicNow())
+                    #expect(bench.host.isBehind && bench.host.inFlight == before + 1)
+                } else {
+                    print("turns of slow writes left out: /tmp can write without waiting")
+                }
+                let ended = bench.finish()
+                #expect(ended.count == Int(bench.next) && ended.values.allSatisfy { $0 == .ok })
+                let back = Memory(size)
+                for i in 0..<count {
+                    #expect(bench.one(device, .read, i * size, size, back.base) == .ok)
+                    #expect(back.all(UInt8(i)))
+                }
             }
         }
 

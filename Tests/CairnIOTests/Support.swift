@@ -91,7 +91,8 @@ struct Bench {
         host.flushSubmissions()
         let limit = monotonicNow().count + 10_000_000_000
         while host.inFlight > 0 && monotonicNow().count < limit {
-            poller.wait(.milliseconds(host.mustSubmit ? 1 : 1000))
+            poller.wait(host.isBehind || host.hasEnded ? .zero : .milliseconds(host.mustSubmit ? 1 : 1000))
+            host.beginTurn(monotonicNow())
             host.drain { cookie, status in
                 precondition(ended[cookie] == nil, "a cookie came back twice")
                 ended[cookie] = status

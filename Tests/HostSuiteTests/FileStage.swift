@@ -120,7 +120,7 @@ final class FileStage: Stage {
             facts.limits.physicalBlock = device.block
             facts.limits.ioMinimum = device.block
         }
-        let file = HostFile(fd: opened.fd.raw, isBlock: opened.isBlock, pace: opened.pace)
+        let file = HostFile(fd: opened.fd.raw, isBlock: opened.isBlock, buffered: facts.buffered, pace: opened.pace)
         if device.readOnly && !facts.readOnly {  // root may write to everything
             facts.readOnly = true
             exchange(file, device.path, O_RDONLY)
@@ -196,6 +196,7 @@ final class FileStage: Stage {
             if let deadline = engine.nextDeadline { wait = min(wait, deadline - now) }
             // What the kernel would not take now is offered again soon.
             if io.mustSubmit { wait = min(wait, .milliseconds(1)) }
+            if io.isBehind { wait = .zero }
             poller.wait(wait)
             settle()
         }
@@ -205,6 +206,7 @@ final class FileStage: Stage {
 
     private func settle() {
         var moved = true
+        io.beginTurn(now)
         while moved {
             moved = false
             engine.advance(to: now)
@@ -214,6 +216,7 @@ final class FileStage: Stage {
                 guard let host = hosts[Int(operation.host)] else { preconditionFailure("operation for a closed device") }
                 io.submit(operation, host.file)
             }
+            if io.hasEnded { moved = true }
             while let done = engine.completions.popFirst() { end(done) }
             while let question = engine.identifyRequests.popFirst() {
                 moved = true
@@ -290,6 +293,7 @@ final class FileStage: Stage {
         while io.inFlight > 0 && now < end {
             io.flushSubmissions()
             poller.wait(.milliseconds(10))
+            io.beginTurn(now)
             io.drain { _, _ in }
         }
         precondition(io.inFlight == 0, "the host hangs")

@@ -72,7 +72,14 @@ class Stage(Workplace):
     def __init__(self, options):
         super().__init__(options.cairn, options.dir, "cairn-peers-")
         self.options = options
-        self.started, self.servers = [], []
+        self.started, self.servers, self.files = [], [], {}
+
+    def shared(self, group, cached=True):
+        """The file on which all of the group work in turn: where a file lies on the disk, and in which pieces its pages are in memory, makes
+        more of a difference to writes than who does them."""
+        if group not in self.files:
+            self.files[group] = self.file(group + ".img", self.options.size, cached)
+        return self.files[group]
 
     def spawn(self, group, name, command, socket, port=None):
         log = open(self.path(socket + ".log"), "wb")
@@ -107,13 +114,14 @@ class Stage(Workplace):
         size, sectors = self.options.size, self.options.size * 2048
         groups = self.options.groups
         if "buffered" in groups:
-            self.volume("buffered", "cairn linear", "buffered", "0 %d linear %s 0" % (sectors, self.file("cairn.img", size)))
-            self.spawn("buffered", "nbdkit file", ["nbdkit", "-f", "-U", "kit.sock", "file", self.file("kit.img", size)], "kit.sock")
+            file = self.shared("buffered")
+            self.volume("buffered", "cairn linear", "buffered", "0 %d linear %s 0" % (sectors, file))
+            self.spawn("buffered", "nbdkit file", ["nbdkit", "-f", "-U", "kit.sock", "file", file], "kit.sock")
             for aio in ("threads", "io_uring"):
                 self.qemu("buffered", "qemu-nbd writeback, " + aio, "writeback", aio)
             self.limit("buffered")
         if "direct" in groups:
-            self.volume("direct", "cairn linear", "direct", "0 %d linear %s,cache=direct 0" % (sectors, self.file("direct.img", size, False)))
+            self.volume("direct", "cairn linear", "direct", "0 %d linear %s,cache=direct 0" % (sectors, self.shared("direct", cached=False)))
             for aio in ("threads", "io_uring"):
                 self.qemu("direct", "qemu-nbd none, " + aio, "none", aio)
         if "zero" in groups:
@@ -135,29 +143,29 @@ class Stage(Workplace):
                 self.run(self.servers[-2], Job("warm", rw="read", bs="1M", iodepth=4), whole=True)
 
         if "threads" in groups:
-            self.volume("threads", "cairn linear, threads", "threads", "0 %d linear %s 0" % (sectors, self.file("threads.img", size)),
+            self.volume("threads", "cairn linear, threads", "threads", "0 %d linear %s 0" % (sectors, self.shared("threads")),
                         engine=("--engine", "threads"), options=("--io", "threads"))
-            self.spawn("threads", "nbdkit file", ["nbdkit", "-f", "-U", "kit2.sock", "file", self.file("kit2.img", size)], "kit2.sock")
+            self.spawn("threads", "nbdkit file", ["nbdkit", "-f", "-U", "kit2.sock", "file", self.shared("threads")], "kit2.sock")
 
         if "simple" in groups:
             # Simple replies are received with fewer calls; qemu-nbd cannot be told to give no others.
-            self.volume("simple", "cairn linear, simple replies", "simple", "0 %d linear %s 0" % (sectors, self.file("simple.img", size)),
+            self.volume("simple", "cairn linear, simple replies", "simple", "0 %d linear %s 0" % (sectors, self.shared("simple")),
                         engine=("--engine", "simple"), options=("--simple-replies",))
             self.spawn("simple", "nbdkit file, simple replies",
-                       ["nbdkit", "--no-sr", "-f", "-U", "kit4.sock", "file", self.file("kit4.img", size)], "kit4.sock")
+                       ["nbdkit", "--no-sr", "-f", "-U", "kit4.sock", "file", self.shared("simple")], "kit4.sock")
             self.limit("simple", LIMIT_OF_SIMPLE, ["simple"])
         if "tcp" in groups:
             ours, kit, qemu = free_ports(3)
-            self.volume("tcp", "cairn linear, TCP", "tcp", "0 %d linear %s 0" % (sectors, self.file("tcp.img", size)), port=ours)
-            self.spawn("tcp", "nbdkit file, TCP", ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(kit), "file", self.file("kit3.img", size)],
+            self.volume("tcp", "cairn linear, TCP", "tcp", "0 %d linear %s 0" % (sectors, self.shared("tcp")), port=ours)
+            self.spawn("tcp", "nbdkit file, TCP", ["nbdkit", "-f", "-i", "127.0.0.1", "-p", str(kit), "file", self.shared("tcp")],
                        "kit3", kit)
             self.qemu("tcp", "qemu-nbd writeback, io_uring, TCP", "writeback", "io_uring", qemu)
 
     def qemu(self, group, name, cache, aio, port=None):
         socket = "%s-%s-%s.sock" % (group, cache, aio)
         where = ["-b", "127.0.0.1", "-p", str(port)] if port else ["-k", self.path(socket)]
-        self.spawn(group, name, ["qemu-nbd", *where, "-t", "-e", "8", "-f", "raw", "--cache=" + cache, "--aio=" + aio,
-                                 self.file(socket + ".img", self.options.size, cache != "none")], socket, port)
+        image = "driver=raw,file.driver=file,file.locking=off,file.filename=" + self.shared(group)
+        self.spawn(group, name, ["qemu-nbd", *where, "-t", "-e", "8", "--cache=" + cache, "--aio=" + aio, "--image-opts", image], socket, port)
 
     def end(self):
         for process in self.started:
@@ -176,6 +184,9 @@ class Stage(Workplace):
 
     def run(self, server, job, whole=False):
         """(requests or bytes per second, microseconds of the server's CPU for each request or MiB)"""
+        if server.group in self.files:  # what another one left to be written is not this one's work
+            with open(self.files[server.group], "rb") as file:
+                os.fsync(file.fileno())
         if job.fua:
             return self.write_through(server, job)
         if not job.fio:

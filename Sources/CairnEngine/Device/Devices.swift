@@ -27,7 +27,7 @@ extension Engine {
 
     /// Forget a device that no table uses and no I/O is on.
     func dropIfUnused(_ device: LowerDevice) {
-        guard device.holders.isEmpty, device.statistics.inFlight == 0, device.flushing.isEmpty else { return }
+        guard device.holders.isEmpty, device.statistics.inFlight == 0, device.flushing.isEmpty, device.flushNext.isEmpty else { return }
         guard device.fences.isEmpty else { return }  // a later table must not overtake what was abandoned here
         guard devices[Int(device.id.index)] === device else { return }
         devices[Int(device.id.index)] = nil
@@ -121,9 +121,23 @@ extension Engine {
     private func sendFlush(_ index: UInt32, _ device: LowerDevice) {
         if device.failed { return work.append(.below(index, .io)) }
         if case .volume(let volume) = device.kind { return startChild(index, volume) }
-        if device.flushInFlight && !mutated(.flushCoversLater) { return device.flushNext.append(index) }
-        device.flushing.append(index)
-        if !device.flushInFlight { emitFlush(device) }
+        if device.flushInFlight && mutated(.flushCoversLater) { return device.flushing.append(index) }
+        device.flushNext.append(index)
+        if !device.flushInFlight { wantFlush(device) }
+    }
+    private func wantFlush(_ device: LowerDevice) {
+        if !wantingFlush.contains(device.id) { wantingFlush.append(device.id) }
+    }
+
+    /// At the end of a turn: the first of many flushes that came together must not go alone, with the others behind it.
+    func emitFlushes() {
+        if wantingFlush.isEmpty { return }
+        for id in wantingFlush {
+            guard let device = device(id), !device.flushInFlight, !device.flushNext.isEmpty else { continue }
+            swap(&device.flushing, &device.flushNext)
+            emitFlush(device)
+        }
+        wantingFlush.removeAll(keepingCapacity: true)
     }
 
     private func emitFlush(_ device: LowerDevice) {
@@ -144,14 +158,11 @@ extension Engine {
         device.flushInFlight = false
         for piece in device.flushing { work.append(.below(piece, status)) }
         device.flushing.removeAll(keepingCapacity: true)
-        if device.flushNext.isEmpty { return dropIfUnused(device) }
-        swap(&device.flushing, &device.flushNext)
         if device.failed {
-            for piece in device.flushing { work.append(.below(piece, .io)) }
-            device.flushing.removeAll(keepingCapacity: true)
-        } else {
-            emitFlush(device)
+            for piece in device.flushNext { work.append(.below(piece, .io)) }
+            device.flushNext.removeAll(keepingCapacity: true)
         }
+        if device.flushNext.isEmpty { dropIfUnused(device) } else { wantFlush(device) }
     }
 
     private func fail(_ device: LowerDevice, _ status: IOStatus) {

@@ -2,7 +2,8 @@ public import CairnCore
 
 /// A device below some table: a file or block device of the host, or another volume. Opened once per engine and shared
 /// by reference. Order of writes: the engine adds none; flushes are grouped here (DESIGN section 4): one is in flight,
-/// later ones share the next, so a flush covers exactly the writes that completed before it was submitted.
+/// later ones share the next, which goes at the end of a turn, so a flush covers exactly the writes that completed before it was
+/// submitted.
 public final class LowerDevice {
     public enum Kind {
         case host(HostDevice)
@@ -48,6 +49,7 @@ public final class LowerDevice {
     var holders: [Holder] = []
     var flushInFlight = false
     var flushing: [UInt32] = []
+    /// They share the next; not in flight, and not empty only with one in flight or until the turn ends.
     var flushNext: [UInt32] = []
     var fences: [Fence] = []
     var fenced: [UInt32] = []

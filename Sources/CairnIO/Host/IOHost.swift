@@ -28,6 +28,8 @@ package final class IOHost {
     private let kind: Kind
     private let pacer: Pacer
     private var inline = InlineIO()
+    /// Writes for the next turn: this one has taken long enough.
+    private var later = RingQueue<(DeviceOperation, HostFile)>()
 
     package enum Choice: String, Sendable { case auto, ring, threads }
 
@@ -62,7 +64,7 @@ package final class IOHost {
         }
     }
     package var inFlight: Int {
-        let here = inline.ended.count + pacer.held
+        let here = inline.ended.count + pacer.held + later.count
         return switch kind {
         case .ring(let h): h.inFlight + h.workers.inFlight + here
         case .threads(let h): h.inFlight + here
@@ -73,12 +75,22 @@ package final class IOHost {
         pass(operation, file)
     }
     private func pass(_ operation: DeviceOperation, _ file: HostFile) {
-        if file.buffered && inline.carriedOut(operation, file) { return }
+        if file.buffered {
+            if operation.operation == .write && !inline.hasTime { return later.append((operation, file)) }
+            if inline.carriedOut(operation, file) { return }
+        }
         switch kind {
         case .ring(let h): h.submit(operation, file)
         case .threads(let h): h.submit(operation, file)
         }
     }
+    /// The clients have been looked at: go on with what was too much for the turn before.
+    package func beginTurn(_ now: Nanoseconds) {
+        inline.beginTurn(now)
+        while inline.hasTime, let (operation, file) = later.popFirst() { pass(operation, file) }
+    }
+    /// `beginTurn` has something to do.
+    package var isBehind: Bool { !later.isEmpty }
     /// Operations have ended in `submit`: `drain` has something at once.
     package var hasEnded: Bool { !inline.ended.isEmpty }
     /// The reactor says: one request is all there is, so a sync that holds up its thread holds up nobody.

@@ -12,6 +12,11 @@ import Glibc
 /// paid for. (With one slow write a reason for 200 ms of ring, a hiccup of 3 ms cost four fifths of the writes of a second.)
 /// The order of operations is the engine's matter: it never has two under way that overlap and must not pass each other.
 ///
+/// A write may be slow without waiting, too: 20 to 50 us for 4 KiB of a file whose pages lie in large folios. 32 of them in one turn kept
+/// everybody waiting for a millisecond, and when each is followed by a sync, the disk stood still meanwhile. So what a turn has no more
+/// time for (`hasTime`) is done in the next, after those have been answered that are done: short turns while somebody syncs, where at
+/// depth 32 they are worth 1.1 to 1.3 of the rate, and long ones else, for a turn has its price (docs/PERFORMANCE.md).
+///
 /// A sync waits for the disk, so it goes to the ring, unless there is nobody who could be kept waiting (`mayWait`, which the reactor
 /// knows): then two changes of threads are saved.
 struct InlineIO {
@@ -26,12 +31,27 @@ struct InlineIO {
     /// A sync was carried out here: has anybody come meanwhile?
     var hasWaited = false
     private var writesWait = false
+    /// What writes have taken in this turn, and may take.
+    private var spent = Nanoseconds.zero, time = Self.longTurn
+    private static let shortTurn = Nanoseconds(50_000), longTurn = Nanoseconds.milliseconds(1)
+    private var hasSynced = false, syncedAt = Nanoseconds.zero
+    private static let syncsMatter = Nanoseconds.milliseconds(20)
     /// When all the time is paid for that slow writes have taken; the ring is used while that is further off than `credit` allows.
     private var paidAt = Nanoseconds.zero
+
+    mutating func beginTurn(_ now: Nanoseconds) {
+        spent = .zero
+        if hasSynced { syncedAt = now }
+        hasSynced = false
+        time = now < syncedAt + Self.syncsMatter ? Self.shortTurn : Self.longTurn
+    }
+    /// For another write in this turn.
+    var hasTime: Bool { spent < time }
 
     /// True when it is done. False: nothing that counts has happened, the ring does it (once more).
     mutating func carriedOut(_ operation: DeviceOperation, _ file: HostFile) -> Bool {
         if operation.operation == .flush {
+            hasSynced = true
             if !mayWait { return false }
             // The kernel tells of a failure once: it is the answer, and nothing is tried again.
             let status = fdatasync(file.fd) == 0 ? IOStatus.ok : IOStatus(errno: errno)
@@ -63,6 +83,7 @@ struct InlineIO {
         if paidAt > start + ahead { return false }
         let done = cairn_pwritev2(fd, memory, length, offset, 0)
         let took = monotonicNow() - start
+        spent = spent + took
         if took > Self.patience { paidAt = max(paidAt, start) + Nanoseconds(took.count * Self.share) }
         return done == length
     }
