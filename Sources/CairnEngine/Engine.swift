@@ -125,7 +125,6 @@ public final class Engine {
     private func perform(_ item: Work) {
         switch item {
         case .start(let request): start(request)
-        case .map(let piece): mapPiece(piece)
         case .below(let piece, let status): belowDone(piece, status)
         case .again(let handle): call(handle) { $0.again(now: $1, into: &$2) }
         case .timer(let handle, let slot): call(handle) { $0.fired(timer: slot, now: $1, into: &$2) }
@@ -247,7 +246,6 @@ public final class Engine {
 /// What waits to be done. Kept small and plain, without references: it is copied through the queue.
 enum Work {
     case start(UInt32)
-    case map(UInt32)
     case below(UInt32, IOStatus)
     case again(UInt32)
     case timer(UInt32, Int)

@@ -1,7 +1,7 @@
 import CairnCore
 internal import DequeModule
 
-/// Life of a request: `start` cuts it into pieces, `mapPiece` hands each to its target, `forward` sends it below,
+/// Life of a request: `start` cuts it into pieces and hands each to its target, `forward` sends it below,
 /// `belowDone` and `finishPiece` bring it back, `finishRequest` answers. Writes leave in the order of their arrival;
 /// nothing is merged or reordered here.
 
@@ -55,8 +55,6 @@ struct PieceRecord: PoolRecord {
     /// FUA that is a write and then a flush of the device.
     enum Stage: UInt8 { case whole, unsynced, syncing }
     var stage = Stage.whole
-    /// Its `map` is still in the work queue.
-    var queued = false
     /// Abandoned: its end interests nobody, only its fence.
     var orphan = false
     var tag: UInt32 = 0
@@ -185,12 +183,20 @@ extension Engine {
         let request = requests.pointer(index), operation = request.pointee.operation
         let buffer = operation.hasData ? request.pointee.buffer.slice(from: offset, length: Int(count.bytes.count)) : .none
         request.pointee.pending += 1
+        let flags = request.pointee.flags
         let piece = pieces.take(
             PieceRecord(
-                place: .target, request: index, target: target.handle, operation: operation, flags: request.pointee.flags,
-                sector: sector, count: count, buffer: buffer, clone: Int32(clone), queued: true, started: now))
-        slots.borrowed(target.handle)?._withUnsafeGuaranteedRef { $0.statistics.inFlight += 1 }
-        work.append(.map(piece))
+                place: .target, request: index, target: target.handle, operation: operation, flags: flags, sector: sector, count: count,
+                buffer: buffer, clone: Int32(clone), started: now))
+        guard let slot = slots.borrowed(target.handle) else { preconditionFailure("a target of a live table has no slot") }
+        slot._withUnsafeGuaranteedRef {
+            $0.statistics.inFlight += 1
+            target.map(
+                Piece(
+                    id: PieceID(piece), operation: operation, flags: flags, sector: sector, count: count, buffer: buffer, clone: clone),
+                now: now, into: &actions)
+            carryOut($0)
+        }
     }
 
     /// The flush of a suspend goes to the table's devices themselves, each once: a target that fails or holds back flushes
@@ -214,17 +220,6 @@ extension Engine {
         return Piece(
             id: PieceID(index), operation: p.operation, flags: p.flags, sector: p.sector, count: p.count, buffer: p.buffer,
             clone: Int(p.clone))
-    }
-
-    func mapPiece(_ index: UInt32) {
-        pieces[index].queued = false
-        if pieces[index].orphan { return discardOrphan(index) }
-        guard let slot = slots.borrowed(pieces[index].target) else { return finishPiece(index, .io) }
-        slot._withUnsafeGuaranteedRef {
-            guard let target = $0.borrowedTarget else { return finishPiece(index, .io) }
-            target._withUnsafeGuaranteedRef { $0.map(view(index), now: now, into: &actions) }
-            carryOut($0)
-        }
     }
 
     /// Send a piece of a target to a lower device.

@@ -227,7 +227,7 @@ extension Engine {
         let isKept = slots[handle].map { $0.owner != handle } ?? false
         for index in 0..<UInt32(pieces.capacity) where pieces[index].place != .free && pieces[index].target == handle {
             if !pieces[index].orphan { orphan(index) }
-            if pieces[index].place == .target && !pieces[index].queued && !isKept { pieces.give(index) }
+            if pieces[index].place == .target && !isKept { pieces.give(index) }
         }
     }
 

@@ -49,7 +49,7 @@ extension Engine {
         timers.removeAll { $0.target == resource.handle }
         orphanPieces(of: resource.handle)
         slots.remove(resource.handle)
-        for index in 0..<UInt32(pieces.capacity) where pieces[index].place == .target && !pieces[index].queued {
+        for index in 0..<UInt32(pieces.capacity) where pieces[index].place == .target {
             if pieces[index].orphan && departed.contains(pieces[index].target) { pieces.give(index) }
         }
     }
