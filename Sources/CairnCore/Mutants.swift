@@ -95,6 +95,8 @@ package enum Mutant: CaseIterable, Sendable {
     case slotReusedUnderReader
     /// Recovery believes data that no flush covered, without looking at it.
     case dataNotVerified
+    /// Recovery believes what a failed flush and a kill may have left in the page cache alone, and does not write it again.
+    case lostFlushBelieved
     /// Older copies of a block are replayed over, but stay.
     case olderCopyStays
     /// A partial block counts as whole.

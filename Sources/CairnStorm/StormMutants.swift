@@ -21,7 +21,8 @@
             case .readCacheNotCancelled, .readCacheDuringChange, .aroundLeavesLog, .rangeNotFlushed, .cleanCopyBelieved:
                 StormMutant(mutant: mutant, targets: ["writeboost-around", "writeboost-read", "writeboost-kernel-read"])
             case .tailPassesSuperseded, .retiredUnflushed, .failedWriteBackBelieved, .commitCoversSent, .barrierForgotten,
-                .slotReusedUnretired, .slotReusedUnderReader, .dataNotVerified, .olderCopyStays, .partialCountsWhole, .discardLeavesLog,
+                .slotReusedUnretired, .slotReusedUnderReader, .dataNotVerified, .lostFlushBelieved, .olderCopyStays, .partialCountsWhole,
+                .discardLeavesLog,
                 .factsUnflushed, .abandonedReadable:
                 StormMutant(mutant: mutant, targets: ["writeboost", "writeboost-shared"], points: "writeboost")
             case .headersWithoutRecord: StormMutant(mutant: mutant, targets: ["writeboost-kernel"], points: "writeboost-kernel")

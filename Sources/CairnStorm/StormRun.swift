@@ -272,12 +272,14 @@ final class StormRun {
         }
     }
 
+    /// What a failed flush lost is gone at a power loss only; until then reads show it, and nobody can know (Linux).
+    private var hasLost: Bool { host.disks.contains { $0.lostFlush && !target.writesAgain($0) } }
+
     private func end(_ wanted: StormEnd) {
         gatherCoverage()
         closed = false
         var how = wanted
-        // What a failed flush lost is gone at a power loss only; until then reads show it, and nobody can know (Linux).
-        if broken || host.disks.contains(where: \.lostFlush) {
+        if broken || hasLost {
             if case .crash = how {} else { how = .crash(seed: UInt64(step), recoverySteps: nil) }
         }
         var again: Int?
@@ -287,13 +289,14 @@ final class StormRun {
             note("the engine is killed")
             outcome.kills += 1
             host.kill()
-            powerLoss = false
+            powerLoss = hasLost  // by a flush that was under way
+            if hasLost { host.crash(seed: UInt64(step)) }
         case .close:
             quiet()
             if outcome.violation != nil { return }
             control("close") { () throws(TargetError) in if let volume = self.volume { try self.host.remove(volume) } }
             if outcome.violation != nil { return }
-            if broken || host.disks.contains(where: \.lostFlush) {
+            if broken || hasLost {
                 host.crash(seed: UInt64(step))
                 powerLoss = true
             } else {

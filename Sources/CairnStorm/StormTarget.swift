@@ -127,6 +127,10 @@ package struct StormTarget: Sendable {
                 line(0, "a", "2 writeback_threshold 100"), both("2 nr_max_batched_writeback 1"),
             ], messages: ["drop_caches", "writeback_threshold 50"])
     }()
+    /// After a kill the target writes what the disk may have lost again: a log does, before it believes it.
+    func writesAgain(_ disk: SimDisk) -> Bool {
+        [.writeboost, .writeboostKernel, .writeboostShared].contains(kind) && disk.name == "b"
+    }
     /// How many disks it has; faults come to all of them.
     var disks: UInt64 { kind == .writeboostShared ? 3 : 2 }
 

@@ -6,7 +6,7 @@ import CairnFormats
 /// (order: `WriteboostShared`).
 struct WriteboostJoining {
     enum Step: String {
-        case identity, facts, summary, flush, second, third, record, zero
+        case identity, facts, rewrite, summary, flush, second, third, record, zero
         case zeroFlush = "zero_flush"
     }
     var step = Step.identity
@@ -19,8 +19,14 @@ struct WriteboostJoining {
     /// Its place in the superblock, and how the superblock had it before it was entered.
     var entered: (at: Int, before: WriteboostSuperblock.Backing?)?
 
-    /// How many of the headers that are to be zeroed are on their way; no other step has something to count.
-    var progress: (done: UInt64, of: UInt64) { step == .zero ? (UInt64(at), UInt64(found?.zero.count ?? 0)) : (0, 0) }
+    /// How much is written again, or how many headers are zeroed; no other step has something to count.
+    var progress: (done: UInt64, of: UInt64) {
+        switch step {
+        case .rewrite: (UInt64(at), UInt64(found?.unsure.count ?? 0))
+        case .zero: (UInt64(at), UInt64(found?.zero.count ?? 0))
+        default: (0, 0)
+        }
+    }
 }
 
 extension WriteboostShared {
@@ -157,6 +163,30 @@ extension WriteboostShared {
     // MARK: The first writes
 
     private func firstWrites(_ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let found = joining?.found, !found.isGivenUp else { return beginUse(now, &actions) }
+        joining?.step = .rewrite
+        rewriteNext(found, now, &actions)
+    }
+    private func rewriteNext(_ found: WriteboostStartup, _ now: Nanoseconds, _ actions: inout ActionList) {
+        guard let at = joining?.at, at < found.unsure.count, !mutated(.lostFlushBelieved) else {
+            joining?.at = 0
+            return beginUse(now, &actions)
+        }
+        read(device, found.unsure[at].offset, found.unsure[at].length, 0, &actions)
+    }
+    /// True: what was read goes back to its place.
+    private func rewritten(_ operation: SubOperation, _ now: Nanoseconds, _ actions: inout ActionList) -> Bool {
+        if operation.operation == .read {
+            let length = Int(operation.count.bytes.count)
+            send(device, .write, operation.sector.bytes.count, operation.buffer, length, 0, &actions)
+            return true
+        }
+        joining?.at += 1
+        if let found = joining?.found { rewriteNext(found, now, &actions) }
+        return false
+    }
+
+    private func beginUse(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let cache, let j = joining else { return }
         let number = current?.member?.number ?? 0
         if cache.geometry.format == .kernel {
@@ -205,7 +235,7 @@ extension WriteboostShared {
         send(device, .write, offset, buffer, WriteboostTail.size, 0, &actions)
     }
 
-    /// What was just written or flushed has arrived: summary → flush → superblock B → flush → A → flush → record.
+    /// What was just written or flushed has arrived: rewrite → summary → flush → superblock B → flush → A → flush → record.
     private func written(_ now: Nanoseconds, _ actions: inout ActionList) {
         guard let cache, let j = joining else { return }
         switch j.step {
@@ -270,6 +300,7 @@ extension WriteboostShared {
         case .facts:
             sumUp(operation.buffer, operation.token & 1, &actions)
             return true
+        case .rewrite: return rewritten(operation, now, &actions)
         case .zero, .zeroFlush: zeroed(now, &actions)
         default: written(now, &actions)
         }

@@ -75,6 +75,9 @@ extension WriteboostShared {
         }
         startup?.ids = chain.replay.map { $0.lowerBound..<$0.upperBound + 1 } ?? chain.last + 1..<chain.last + 1
         startup?.lastSerial = 0
+        // Nothing in this format tells what was flushed.
+        for id in (startup?.ids ?? 1..<1).suffix(WriteboostCache.longestUnflushed) { noteUnsure(cache.geometry.slot(of: id)) }
+        if s.record > 0 { startup?.unsure.append((WriteboostKernelFormat.recordBlock, 4096)) }
         var isKept = [Bool](repeating: false, count: cache.geometry.slots)
         for id in startup?.ids ?? 1..<1 { isKept[cache.geometry.slot(of: id)] = true }
         for slot in 0..<cache.geometry.slots where !isKept[slot] { clear(slot) }

@@ -38,6 +38,9 @@ struct WriteboostStartup {
     /// What it holds, in order; kept before the replay links the entries.
     var closingEntries: [WriteboostSegment.Entry] = []
     var verifying: UInt64 = 0
+    /// What counts and may not be on the disk: a flush that failed before the engine was killed has left it in the page cache alone,
+    /// whence no later flush brings it to the disk. It is written again before anything relies on it.
+    var unsure: [(offset: UInt64, length: Int)] = []
     // The kernel's format
     var kernel: [WriteboostKernelChain.Slot] = []
     var record: UInt64 = 0
@@ -268,8 +271,16 @@ extension WriteboostShared {
                 return verified(now, &actions)
             }
         }
+        noteUnsure(slot)
         startup?.verifying += 1
         verifyNext(now, &actions)
+    }
+    /// Block 0 and all up to the last entry.
+    func noteUnsure(_ slot: Int) {
+        guard let cache else { return }
+        let geometry = cache.geometry
+        let last = (1..<geometry.slotBlocks).last { cache.index.keys[Int(geometry.entry(slot, $0))] != 0 } ?? 0
+        startup?.unsure.append((geometry.sector(slot, 0).bytes.count, (last + 1) * 4096))
     }
 
     /// The log ends before this part, in the segment that is being verified.
@@ -290,6 +301,7 @@ extension WriteboostShared {
             if cache.index.flags[entry] & WriteboostStartup.begins != 0 { at += 1 }
             if at < serial { kept += 1 } else { cache.index.keys[entry] = 0 }
         }
+        noteUnsure(slot)
         header.count = kept
         header.lastSerial = serial - 1
         startup?.slots[slot].header = header
@@ -311,6 +323,10 @@ extension WriteboostShared {
             if let problem = s.slots[cache.geometry.slot(of: id)].problem {
                 return finish(TargetError("segment \(id) of the cache has an entry that cannot be (\(problem))", status: .io), &actions)
             }
+        }
+        // What was closed well was flushed.
+        if let superblock = cache.superblock, superblock.state == .inUse, !s.tails.isEmpty {
+            startup?.unsure.append((WriteboostLayout.recordOffset + UInt64(cache.tailCopy) * 4096, WriteboostTail.size))
         }
         // What the chain does not hold is of no interest any more.
         var isKept = [Bool](repeating: false, count: cache.geometry.slots)

@@ -208,6 +208,30 @@ struct WriteboostTests {
         }
     }
 
+    /// Storm writeboost-around 8801184: a flush of the cache fails and the engine is killed. What it wrote can be read, and no flush will
+    /// ever bring it to the disk; the recovery called it durable, and after a power loss it read what had never been written.
+    @Test(arguments: [false, true]) func whatALostFlushLeftInMemoryIsWrittenAgain(kernel: Bool) throws {
+        for seed in UInt64(1)...4 {
+            let stage = try LogStage(kernel: kernel)
+            var volume = try stage.open()
+            #expect(stage.host.write(volume, 0, LogStage.block(1)).isOK && stage.host.write(volume, 80, LogStage.block(7)).isOK)
+            #expect(stage.host.flush(volume).isOK)
+            #expect(stage.host.write(volume, 0, LogStage.block(2)).isOK)
+            let flushes = { stage.fast.sent[Int(Operation.flush.rawValue)] }
+            let before = flushes()
+            stage.fast.faults.append(.init(.error(.io), .flush, times: 1))
+            _ = stage.host.submit(.flush, to: volume)
+            #expect(stage.host.run { flushes() > before })
+            stage.host.kill()
+            #expect(stage.fast.lostFlush)
+            volume = try stage.open()
+            #expect(stage.host.read(volume, 0, 8) == LogStage.block(2) && stage.host.flush(volume).isOK)
+            stage.host.crash(seed: seed)
+            volume = try stage.open()
+            #expect(stage.host.read(volume, 0, 8) == LogStage.block(2) && stage.host.read(volume, 80, 8) == LogStage.block(7))
+        }
+    }
+
     // MARK: Refusals; nothing is written
 
     static func refusal(_ stage: LogStage, _ words: String = "") -> String? {
