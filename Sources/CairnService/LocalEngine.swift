@@ -140,6 +140,8 @@ package final class LocalEngine {
                 any = true
                 io.submit(operation, hosts[Int(operation.host)].file)
             }
+            // Nothing would wake a sleep for what has ended already.
+            if io.hasEnded { moved = true }
             while let done = engine.completions.popFirst() {
                 any = true
                 answered(done)

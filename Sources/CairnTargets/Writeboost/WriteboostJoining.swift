@@ -168,21 +168,25 @@ extension WriteboostShared {
         rewriteNext(found, now, &actions)
     }
     private func rewriteNext(_ found: WriteboostStartup, _ now: Nanoseconds, _ actions: inout ActionList) {
-        guard let at = joining?.at, at < found.unsure.count, !mutated(.lostFlushBelieved) else {
-            joining?.at = 0
-            return beginUse(now, &actions)
-        }
+        guard let at = joining?.at, !found.unsure.isEmpty, !mutated(.lostFlushBelieved) else { return beginUse(now, &actions) }
+        // In the kernel's format headers are zeroed next, and that goes by the record.
+        if at == found.unsure.count { return flush(device, &actions) }
         read(device, found.unsure[at].offset, found.unsure[at].length, 0, &actions)
     }
     /// True: what was read goes back to its place.
     private func rewritten(_ operation: SubOperation, _ now: Nanoseconds, _ actions: inout ActionList) -> Bool {
-        if operation.operation == .read {
+        switch operation.operation {
+        case .read:
             let length = Int(operation.count.bytes.count)
             send(device, .write, operation.sector.bytes.count, operation.buffer, length, 0, &actions)
             return true
+        case .flush:
+            joining?.at = 0
+            beginUse(now, &actions)
+        default:
+            joining?.at += 1
+            if let found = joining?.found { rewriteNext(found, now, &actions) }
         }
-        joining?.at += 1
-        if let found = joining?.found { rewriteNext(found, now, &actions) }
         return false
     }
 

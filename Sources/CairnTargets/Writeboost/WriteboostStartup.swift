@@ -324,8 +324,9 @@ extension WriteboostShared {
                 return finish(TargetError("segment \(id) of the cache has an entry that cannot be (\(problem))", status: .io), &actions)
             }
         }
-        // What was closed well was flushed.
-        if let superblock = cache.superblock, superblock.state == .inUse, !s.tails.isEmpty {
+        if cache.superblock?.state == .clean {
+            startup?.unsure = []  // what was closed well was flushed
+        } else if !s.tails.isEmpty {
             startup?.unsure.append((WriteboostLayout.recordOffset + UInt64(cache.tailCopy) * 4096, WriteboostTail.size))
         }
         // What the chain does not hold is of no interest any more.
