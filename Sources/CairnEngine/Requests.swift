@@ -183,18 +183,14 @@ extension Engine {
         let request = requests.pointer(index), operation = request.pointee.operation
         let buffer = operation.hasData ? request.pointee.buffer.slice(from: offset, length: Int(count.bytes.count)) : .none
         request.pointee.pending += 1
-        let flags = request.pointee.flags
         let piece = pieces.take(
             PieceRecord(
-                place: .target, request: index, target: target.handle, operation: operation, flags: flags, sector: sector, count: count,
-                buffer: buffer, clone: Int32(clone), started: now))
+                place: .target, request: index, target: target.handle, operation: operation, flags: request.pointee.flags,
+                sector: sector, count: count, buffer: buffer, clone: Int32(clone), started: now))
         guard let slot = slots.borrowed(target.handle) else { preconditionFailure("a target of a live table has no slot") }
         slot._withUnsafeGuaranteedRef {
             $0.statistics.inFlight += 1
-            target.map(
-                Piece(
-                    id: PieceID(piece), operation: operation, flags: flags, sector: sector, count: count, buffer: buffer, clone: clone),
-                now: now, into: &actions)
+            target.map(view(piece), now: now, into: &actions)
             carryOut($0)
         }
     }

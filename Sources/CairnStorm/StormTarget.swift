@@ -129,8 +129,9 @@ package struct StormTarget: Sendable {
     }()
     /// After a kill the target writes what the disk may have lost again: a log does, before it believes it.
     func writesAgain(_ disk: SimDisk) -> Bool {
-        [.writeboost, .writeboostKernel, .writeboostShared].contains(kind) && disk.name == "b"
+        hasLog && disk.name == "b"
     }
+    private var hasLog: Bool { [.writeboost, .writeboostKernel, .writeboostShared].contains(kind) }
     /// How many disks it has; faults come to all of them.
     var disks: UInt64 { kind == .writeboostShared ? 3 : 2 }
 
@@ -169,7 +170,7 @@ package struct StormTarget: Sendable {
 
     /// The disks, formatted.
     func makeDisks(_ host: SimHost, atomic: UInt64) {
-        if [.writeboost, .writeboostKernel, .writeboostShared].contains(kind) { return makeLog(host, atomic: atomic) }
+        if hasLog { return makeLog(host, atomic: atomic) }
         guard let layout else {
             for name in ["a", "b"] { host.addDisk(name, sectors: Self.sectors + 64).atomicSectors = atomic }
             return
