@@ -78,10 +78,7 @@ final class Reactor {
     /// Somebody came while a sync held up this thread: until then syncs go by the ring.
     private var companyUntil = Nanoseconds.zero
     private static let company = Nanoseconds.milliseconds(500)
-    /// Requests that came or were answered in this turn; turns until a crowd is forgotten.
-    private var served = 0, crowded = 0
-    private static let few = 4, crowdLasts = 64
-    private var deep = DeepQueue()
+    private var arrivals = Arrivals()
 
     init(_ options: EngineOptions) throws(SystemError) {
         self.options = options
@@ -103,9 +100,9 @@ final class Reactor {
     func run() {
         while !stopped {
             io.flushSubmissions()
-            if let few = deep.takeFew(engine.now), io.inFlight == 0 { poller.gather(few) }
-            let soon = expectsSoon()
-            if io.isBehind { poller.wait(.zero) } else { poller.wait(timeout(), soon: soon) }
+            let next = arrivals.next(engine.now, waitsForDevices: io.inFlight > 0)
+            if let few = next.gather { poller.gather(few) }
+            if io.isBehind { poller.wait(.zero) } else { poller.wait(timeout(), soon: next.soon) }
             let now = monotonicNow()
             engine.advance(to: now)
             for event in poller.events { handle(event, now) }
@@ -123,18 +120,6 @@ final class Reactor {
         // What the kernel would not take now is offered again soon.
         if io.mustSubmit { return .milliseconds(1) }
         return next.map { $0 - monotonicNow() }
-    }
-
-    /// Something was done, for few requests: what comes next is near. Of many at once more are received together after a sleep, and that is
-    /// worth more.
-    private func expectsSoon() -> Bool {
-        defer { served = 0 }
-        if served > Self.few {
-            crowded = Self.crowdLasts
-        } else if crowded > 0 {
-            crowded -= 1
-        }
-        return served > 0 && crowded == 0
     }
 
     private func handle(_ event: Poller.Event, _ now: Nanoseconds) {
@@ -179,7 +164,7 @@ final class Reactor {
             var answered: (index: Int, nbd: NBDConnection?) = (-1, nil)
             while let done = engine.completions.popFirst() {
                 moved = true
-                served += 1
+                arrivals.answered()
                 let index = Int(done.token >> 32)
                 if index != answered.index {
                     answered = (index, clients[index]?.nbd)
@@ -283,8 +268,7 @@ final class Reactor {
             for request in requests { client.nbd.completed(request.token, .shutdown) }
             return
         }
-        served += client.nbd.requests.count
-        deep.received(client.nbd.requests.count, from: client.index, engine.now)
+        arrivals.received(client.nbd.requests.count, from: client.index, engine.now)
         for request in client.nbd.requests {
             var request = request
             request.token |= UInt64(client.index) << 32

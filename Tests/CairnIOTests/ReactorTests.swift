@@ -39,23 +39,70 @@ extension CairnIOTests {
             #expect(monotonicNow() - start >= Nanoseconds(1_500_000))
         }
 
-        /// What a client's requests were found to be, 1 ms apart, and what was told after each turn.
-        static let queues: [(found: [(Int, client: Int)], few: [Int?])] = [
-            ([(3, 0), (3, 0)], [nil, nil]),  // never many at once
-            ([(20, 0), (20, 0), (3, 0), (7, 0), (8, 0), (0, 0)], [nil, nil, 3, 7, nil, nil]),
-            ([(20, 0), (20, 0), (3, 1), (3, 1)], [nil, nil, nil, nil]),  // another one has come
-            ([(20, 0), (20, 0), (20, 1), (20, 1), (2, 1)], [nil, nil, nil, nil, 2]),
+        /// What turns found, 2 ms apart unless they share, and how each was followed.
+        struct Turn {
+            var found: Int, client: Int
+            var devices = false
+            /// Microseconds since the last one.
+            var later: UInt64 = 2000
+            let gather: Int?, soon: Bool
+        }
+        static let turns: [(name: String, turns: [Turn])] = [
+            ("nothing came", [Turn(found: 0, client: 0, gather: nil, soon: false)]),
+            ("a shallow queue", [Turn(found: 3, client: 0, gather: nil, soon: true), Turn(found: 8, client: 0, gather: nil, soon: true)]),
+            (
+                "few of a deep queue",
+                [
+                    Turn(found: 20, client: 0, gather: nil, soon: true), Turn(found: 3, client: 0, gather: 3, soon: true),
+                    Turn(found: 7, client: 0, gather: 7, soon: true), Turn(found: 8, client: 0, gather: nil, soon: true),
+                    Turn(found: 0, client: 0, gather: nil, soon: false), Turn(found: 3, client: 0, later: 150_000, gather: nil, soon: true),
+                ]
+            ),
+            (
+                "another client, at once and then for itself",
+                [
+                    Turn(found: 20, client: 0, gather: nil, soon: true), Turn(found: 3, client: 1, later: 10, gather: nil, soon: false),
+                    Turn(found: 3, client: 1, later: 10, gather: nil, soon: false), Turn(found: 3, client: 1, gather: 3, soon: true),
+                ]
+            ),
+            (
+                "two clients that are no crowd",
+                [
+                    Turn(found: 1, client: 0, gather: nil, soon: true), Turn(found: 1, client: 1, later: 10, gather: nil, soon: true),
+                    Turn(found: 2, client: 0, later: 10, gather: nil, soon: true),
+                ]
+            ),
+            (
+                "a disk is waited for",
+                [
+                    Turn(found: 20, client: 0, devices: true, gather: nil, soon: false),
+                    Turn(found: 3, client: 0, devices: true, gather: nil, soon: false), Turn(found: 3, client: 0, gather: 3, soon: true),
+                ]
+            ),
         ]
-        @Test(arguments: queues.indices) func oneDeepQueueIsToldFromOthers(_ number: Int) {
-            var queue = DeepQueue(), now = Nanoseconds.seconds(5)
-            for ((found, client), few) in zip(Self.queues[number].found, Self.queues[number].few) {
-                now = now + .milliseconds(1)
-                if found > 0 { queue.received(found, from: client, now) }
-                #expect(queue.takeFew(now) == few)
-                #expect(queue.takeFew(now) == nil, "it is asked once")
+        @Test(arguments: turns.indices) func theNextRequestIsWaitedForByWhatCame(_ number: Int) {
+            var arrivals = Arrivals(), now = Nanoseconds.seconds(5)
+            for (at, turn) in Self.turns[number].turns.enumerated() {
+                now = now + Nanoseconds(turn.later * 1000)
+                if turn.found > 0 { arrivals.received(turn.found, from: turn.client, now) }
+                #expect(
+                    arrivals.next(now, waitsForDevices: turn.devices) == Arrivals.Next(gather: turn.gather, soon: turn.soon),
+                    "\(Self.turns[number].name), turn \(at)")
             }
-            queue.received(3, from: 1, now + .seconds(1))
-            #expect(queue.takeFew(now + .seconds(1)) == nil, "it was long ago")
+        }
+        @Test func aCrowdIsForgotten() {
+            var arrivals = Arrivals(), turns = 0
+            let now = Nanoseconds.seconds(5)
+            arrivals.received(3, from: 0, now)
+            for _ in 0..<3 { arrivals.answered() }
+            var soon = arrivals.next(now, waitsForDevices: true).soon
+            #expect(!soon)
+            while !soon && turns < 1000 {
+                arrivals.answered()
+                soon = arrivals.next(now, waitsForDevices: true).soon
+                turns += 1
+            }
+            #expect(turns == 64)
         }
 
         @Test func lookingInVainBecomesRare() {

@@ -27,25 +27,50 @@ struct BusyWait {
     mutating func ended(_ success: Bool) { toSkip = success ? 0 : min(Self.mostSkipped, toSkip * 2 + 1) }
 }
 
-/// One client, and nobody else, keeps many requests under way: what a turn finds is a part of them, and more is on its way.
-package struct DeepQueue {
-    private static let many = 12, few = 8, lasts = Nanoseconds.milliseconds(100)
-    private var client = -1, until = Nanoseconds.zero
-    private var found = 0
+/// What came in the last turns, and so how to wait for what comes next (docs/PERFORMANCE.md).
+package struct Arrivals {
+    private static let many = 12, few = 8
+    /// How long a client that sent many at once is taken to keep many requests under way, and how long two clients share.
+    private static let deepLasts = Nanoseconds.milliseconds(100), sharedLasts = Nanoseconds.milliseconds(1)
+    /// More than so many in a turn are a crowd; turns until it is forgotten.
+    private static let crowd = 4, crowdLasts = 64
+    private var client = -1
+    private var deepUntil = Nanoseconds.zero, sharedUntil = Nanoseconds.zero
+    /// In this turn: requests that came, and those that were answered.
+    private var found = 0, answers = 0
+    private var crowded = 0
 
     package init() {}
+
     package mutating func received(_ requests: Int, from index: Int, _ now: Nanoseconds) {
         found += requests
         if index != client {
-            // Another one: it must be the only one for a while.
-            if now < until || requests >= Self.many { (client, until) = (index, .zero) }
-        } else if requests >= Self.many {
-            until = now + Self.lasts
+            if client >= 0 { sharedUntil = now + Self.sharedLasts }
+            client = index
         }
+        if requests >= Self.many { deepUntil = now + Self.deepLasts }
     }
-    /// How many the last turn found, when those were few. Asked once.
-    package mutating func takeFew(_ now: Nanoseconds) -> Int? {
-        defer { found = 0 }
-        return now < until && found > 0 && found < Self.few ? found : nil
+    package mutating func answered() { answers += 1 }
+
+    package struct Next: Equatable {
+        /// So many requests came, of the only client, which keeps more than these under way: see `BusyWait.gathering`.
+        package var gather: Int?
+        /// Look again before sleeping: see `BusyWait`.
+        package var soon: Bool
+    }
+
+    /// How to wait after this turn. Who was served will send more in a moment. Where several clients have sent many, more are received
+    /// together after a sleep, and clients need the processors.
+    /// - Parameter waitsForDevices: for them, and not for clients, a deep queue waits.
+    package mutating func next(_ now: Nanoseconds, waitsForDevices: Bool) -> Next {
+        defer { (found, answers) = (0, 0) }
+        let shared = now < sharedUntil || waitsForDevices
+        if found + answers > Self.crowd {
+            crowded = Self.crowdLasts
+        } else if crowded > 0 {
+            crowded -= 1
+        }
+        let isFew = now < deepUntil && found > 0 && found < Self.few
+        return Next(gather: isFew && !shared ? found : nil, soon: found + answers > 0 && (crowded == 0 || !shared))
     }
 }
