@@ -58,8 +58,8 @@ let package = Package(
         .executableTarget(
             name: "cairn",
             dependencies: [
-                "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnOffline", "CairnIO", "CairnControl", "CairnService",
-                "CairnBench", "CCairn", "CBlkid",
+                "CairnCore", "CairnFormats", "CairnEngine", "CairnTargets", "CairnOffline", "CairnIO", "CairnExport", "CairnControl",
+                "CairnService", "CairnBench", "CCairn", "CBlkid",
             ], swiftSettings: swift),
 
         // Not part of the product: traces, published policies and a simulator of ours; a test and a benchmark use them.

@@ -7,7 +7,6 @@ package struct BenchResult {
     package var elapsed = Nanoseconds.zero
     /// Of the engine; in one process with the generator, of both.
     package var cpu: Nanoseconds?
-    package var cpuIsShared = false
     /// Only when allocations are counted: a test preloads a library that does.
     package var allocations: UInt64?
 

@@ -60,7 +60,6 @@ package final class LocalBench {
         drive(until: { [load] in load.isDone($0) || !goesOn() })
         result.elapsed = now - start
         result.cpu = Measures.ownCPU() - cpu
-        result.cpuIsShared = true
         if let allocations, let after = Measures.allocations() { result.allocations = after - allocations }
         load.stop()
         drive(until: { [load] in load.isDone($0) })

@@ -30,7 +30,7 @@ final class NBDClient {
     private let lengths: UnsafeMutablePointer<Int>
 
     /// - Parameter memory: of each of the slots, `block` bytes.
-    init(_ path: String, export: String, block: Int, memory: [UnsafeMutableRawPointer], keepsData: Bool) throws(TargetError) {
+    init(_ address: NBDAddress, block: Int, memory: [UnsafeMutableRawPointer], keepsData: Bool) throws(TargetError) {
         depth = memory.count
         self.block = block
         self.memory = memory
@@ -40,10 +40,15 @@ final class NBDClient {
         lengths = .allocate(capacity: depth)
         lengths.initialize(repeating: 0, count: depth)
         waiting.reserveCapacity(depth * 2)
-        do throws(SystemError) { fd = try Sockets.connectUnix(path) } catch { throw error.asTargetError }
+        do throws(SystemError) {
+            switch address.server {
+            case .unix(let path): fd = try Sockets.connectUnix(path)
+            case .tcp(let host, let port): fd = try Sockets.connectTCP(host: host, port: port)
+            }
+        } catch { throw error.asTargetError }
         Sockets.tune(fd.raw)
         Sockets.setTimeouts(fd.raw, seconds: 10)
-        try greet(export)
+        try greet(address.export)
         let raw = fd.raw
         _ = fcntl(raw, F_SETFL, fcntl(raw, F_GETFL) | O_NONBLOCK)
     }

@@ -1,17 +1,18 @@
 import CairnCore
 package import CairnEngine
-import CairnExport
+package import CairnExport
 import CairnIO
 import Glibc
 
-/// The load on an export of another process, one connection for each job: what a client sees, the socket and the protocol
-/// included.
+/// The load on an export of another process, this engine's or anybody's, one connection for each job: what a client sees, the socket and
+/// the protocol included.
 package final class RemoteBench {
     private let clients: [NBDClient]
     private let load: BenchLoad
     private let region: UnsafeMutableRawBufferPointer
     private let poller: Poller
-    private let process: Int32
+    /// The server's, when it is on this machine and can be told: its CPU time is shown.
+    private let process: Int32?
     private let plan: BenchPlan
     private var now = Nanoseconds.zero
     private var writing: [Bool]
@@ -20,14 +21,12 @@ package final class RemoteBench {
     package private(set) var size: UInt64 = 0
 
     /// - Parameters:
-    ///   - process: whose CPU time counts as the engine's.
     ///   - check: looks at the plan once the size and the smallest block are known.
     package init(
-        _ plan: BenchPlan, socket: String, export: String, process: Int32,
+        _ plan: BenchPlan, on address: NBDAddress,
         check: (_ size: UInt64, _ minimumBlock: UInt32) throws(TargetError) -> Void
     ) throws(TargetError) {
         self.plan = plan
-        self.process = process
         region = .allocate(byteCount: plan.slots * plan.block, alignment: 4096)
         do throws(SystemError) {
             poller = try Poller()
@@ -41,20 +40,21 @@ package final class RemoteBench {
             var clients: [NBDClient] = []
             for job in 0..<plan.jobs {
                 let slots = Array(memory[job * plan.depth..<(job + 1) * plan.depth])
-                clients.append(try NBDClient(socket, export: export, block: plan.block, memory: slots, keepsData: plan.verify))
+                clients.append(try NBDClient(address, block: plan.block, memory: slots, keepsData: plan.verify))
             }
             guard let first = clients.first else { throw TargetError("no connection", status: .invalid) }
             if plan.mix.changesData && first.flags & NBDWire.Flag.readOnly != 0 {
-                throw TargetError("\(export) is read-only", status: .readOnly, hint: "--mix read=100 only reads")
+                throw TargetError("\(address.name) is read-only", status: .readOnly, hint: "--mix read=100 only reads")
             }
             if plan.mix.discard > 0 && first.flags & NBDWire.Flag.trim == 0 {
-                throw TargetError("\(export) has no discard", status: .unsupported, hint: "take a --mix without discard")
+                throw TargetError("\(address.name) has no discard", status: .unsupported, hint: "take a --mix without discard")
             }
             try check(first.size, first.minimumBlock)
             do throws(SystemError) {
                 for (job, client) in clients.enumerated() { try poller.add(client.fd.raw, tag: UInt64(job)) }
             } catch { throw error.asTargetError }
             self.clients = clients
+            process = Sockets.peer(first.fd.raw)?.process
             size = first.size
             load = BenchLoad(plan, size: first.size, memory: memory)
             writing = [Bool](repeating: false, count: plan.jobs)
@@ -72,13 +72,13 @@ package final class RemoteBench {
         let rampEnd = now + plan.ramp
         load.begin(now: now)
         try drive(until: { $0 >= rampEnd || !goesOn() })
-        let cpu = Measures.cpu(of: process)
+        let cpu = process.flatMap(Measures.cpu)
         now = monotonicNow()
         let start = now
         load.measure(now: now)
         try drive(until: { [load] in load.isDone($0) || !goesOn() })
         result.elapsed = now - start
-        if let cpu, let after = Measures.cpu(of: process) { result.cpu = after - cpu }
+        if let cpu, let after = process.flatMap(Measures.cpu) { result.cpu = after - cpu }
         load.stop()
         try drive(until: { [load] in load.isDone($0) })
         if plan.verify && goesOn() {
@@ -93,7 +93,7 @@ package final class RemoteBench {
             while let (slot, request) = load.next(now: now) { clients[slot / plan.depth].queue(slot % plan.depth, request) }
             for (job, client) in clients.enumerated() {
                 client.send()
-                if let failure = client.failure { throw TargetError("the engine ended the connection", status: failure) }
+                if let failure = client.failure { throw TargetError("the server ended the connection", status: failure) }
                 if client.wantsWrite != writing[job] {
                     writing[job] = client.wantsWrite
                     poller.modify(client.fd.raw, tag: UInt64(job), read: true, write: writing[job])

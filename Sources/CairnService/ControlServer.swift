@@ -12,7 +12,7 @@ extension Service {
             var wait = pollfd(fd: fd, events: Int16(POLLIN), revents: 0)
             if poll(&wait, 1, -1) < 0 && errno != EINTR { return }
             guard let client = Sockets.accept(fd) else { continue }
-            let allowed = Sockets.peerUser(client.raw).map { $0 == geteuid() || $0 == 0 || options.group != nil } ?? false
+            let allowed = Sockets.peer(client.raw).map { $0.user == geteuid() || $0.user == 0 || options.group != nil } ?? false
             if !allowed {
                 log("a control client of another user was refused")
                 continue

@@ -95,7 +95,7 @@ enum Usage {
                 "stats", "[DEVICE...]", "Counters and latencies, or what happens per second.",
                 "json options prometheus interval count noheadings verbose uuid major minor", own: true),
             Verb(
-                "bench", "DEVICE | --table TABLE", "Load a volume, or a table of its own, and measure.",
+                "bench", "DEVICE | URI | --table TABLE", "Load a volume, an NBD export, or a table of its own, and measure.",
                 "table pattern block depth jobs mix distribution working-set time operations ramp rate verify seed create io "
                     + "options json force yes", own: true),
             Verb("top", "[-b] [-n COUNT] [-d SECONDS] [-O KEY]", "A live view of the volumes.", "batch count interval sort", own: true),

@@ -159,7 +159,8 @@ extension CairnIOTests {
                 Issue.record("nobody was accepted")
                 return
             }
-            #expect(Sockets.peerUser(server.raw) == geteuid())
+            #expect(Sockets.peer(server.raw)?.user == geteuid())
+            #expect(Sockets.peer(server.raw)?.process == getpid())
             Sockets.tune(server.raw)
             var memory = [UInt8](repeating: 0, count: 16)
             func receive() -> Int? {

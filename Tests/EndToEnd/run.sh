@@ -1133,6 +1133,19 @@ assert 0 < t["p50"] <= t["p90"] <= t["p99"] <= t["p99.9"] <= t["max"], b' || fai
 b = json.load(open("out.json"))["bench"]
 assert b["cpu_of"] == "engine" and b["cpu_ns_per_operation"] > 0 and b["io"] == "NBD" and b["blocks_wrong"] == 0 < b["blocks_checked"], b' || fail "the report of a volume"
     cairn bench v --yes --block 1M --depth 4 --mix read=50,write=50 --verify --operations 100 > out.txt || fail "large requests: $(cat out.txt)"
+    # Any NBD server, through a socket and TCP; what it has is asked about, like a volume's.
+    truncate -s 16M k.img; qemu-nbd -k "$PWD/other.sock" -t -x 'a b' -f raw k.img & local other=$!
+    for _ in $(seq 100); do [ -S other.sock ] && break; sleep 0.05; done
+    cairn bench "nbd+unix:///a%20b?socket=$PWD/other.sock" --yes --mix read=50,write=50 --depth 8 --verify --operations 2000 -o json > out.json || fail "another server"
+    /usr/bin/python3 -c 'import json
+b = json.load(open("out.json"))["bench"]
+assert b["cpu_of"] == "server" and b["cpu_ns_per_operation"] >= 0 and b["blocks_wrong"] == 0 < b["blocks_checked"], b' || fail "the report of another server"
+    refused 1 "nothing was written" cairn bench "nbd+unix:///?socket=$PWD/other.sock" --mix write --operations 10
+    refused 1 "nbds is not spoken here" cairn bench nbds://localhost/
+    refused 1 "connecting to" cairn bench "nbd+unix:///?socket=$PWD/none.sock"
+    refused 2 "goes with --table" cairn bench "nbd+unix:///?socket=$PWD/other.sock" --create 1M
+    kill $other; wait $other 2> /dev/null
+    cairn bench "$(cairn export v --nbd tcp:127.0.0.1:0)" --yes --mix write=1 --depth 4 --operations 500 > out.txt 2>&1 || fail "over TCP: $(cat out.txt)"
     # Paced: about as many as asked for.
     reaches 480 510 "a rate of 500" cairn bench v --rate 500 --depth 8 --time 1
     # A slow disk is as slow as it was told to be, at any depth, on either host, and nobody spins for it.

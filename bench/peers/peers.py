@@ -1,6 +1,7 @@
 """peers.py [--set quick|full] [--out DIR] [--rounds N] [--seconds S] [--cairn PATH] [--only TEXT]
 
-The same fio jobs (its nbd engine), writes with FUA (fua.py) and nbdcopy in turn against cairn, nbdkit and qemu-nbd. In each round every contestant runs every job
+The same fio jobs (its nbd engine), writes with FUA (fua.py) and nbdcopy in turn against cairn, nbdkit and qemu-nbd. Where fio's client is
+the limit, `cairn bench`, which sends and receives many requests with one call, loads the same servers, too. In each round every contestant runs every job
 once, right after the others; what counts is the median of the ratios of one round, and where their inter-quartile range is 25 % or more
 the table says so and the server's CPU time decides. Writes peers.md and peers.svg to DIR. Its files and sockets live in a directory of
 their own, which goes in the end, and it stops only what it started.
@@ -22,10 +23,10 @@ from rounds import MIB, Workplace, cpu_of, is_noisy, machine, quartiles  # noqa:
 
 
 class Job:
-    """Of fio; with `fua`, that many writes with FUA under way; with neither, nbdcopy."""
+    """Of fio; with `fua`, that many writes with FUA under way; with `lean`, words for `cairn bench`; with none of them, nbdcopy."""
 
-    def __init__(self, name, fua=0, **fio):
-        self.name, self.fua, self.fio = name, fua, fio
+    def __init__(self, name, fua=0, lean=(), **fio):
+        self.name, self.fua, self.lean, self.fio = name, fua, lean, fio
 
 
 JOBS = [
@@ -43,7 +44,12 @@ JOBS = [
     Job("write FUA 4k, depth 32", fua=32),
     Job("nbdcopy from"),
     Job("nbdcopy to"),
+    Job("randread 4k, depth 4", rw="randread", bs="4k", iodepth=4),
+    Job("randwrite 4k, depth 4", rw="randwrite", bs="4k", iodepth=4),
+    *(Job("lean client, rand%s 4k, depth %d" % (kind, depth), lean=("--mix", kind + "=1", "--depth", str(depth)))
+      for depth in (4, 32) for kind in ("read", "write")),
 ]
+LEAN = [job.name for job in JOBS if job.lean]
 # What a client reaches against a server that does nothing (bench/ClientLimit) stands beside the servers that do something.
 LIMIT = "the client's own limit"
 LIMIT_OF_HOLES = LIMIT + ", when reads are answered with holes"
@@ -51,9 +57,9 @@ LIMIT_OF_SIMPLE = LIMIT + ", with simple replies"
 LIMITED = [JOBS[i].name for i in (2, 3, 6, 7)]
 NO_COPIES = ("zero", "cache", "threads", "simple", "tcp")  # groups without nbdcopy and flushes
 QUICK = {
-    "buffered": [j.name for j in JOBS],
+    "buffered": [j.name for j in JOBS if j.name not in LEAN[:2]],
     "direct": [JOBS[i].name for i in (0, 2, 3)],
-    "zero": [JOBS[i].name for i in (0, 2, 3)],
+    "zero": [JOBS[i].name for i in (0, 2, 3)] + LEAN[2:],
     "cache": [JOBS[i].name for i in (0, 2)],
     "threads": [JOBS[i].name for i in (0, 1, 2, 3)],
     "simple": [JOBS[i].name for i in (2, 4)],
@@ -182,6 +188,12 @@ class Stage(Workplace):
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.close()
 
+    def load(self, server, job):
+        before = cpu_of(server.process)
+        done = self.cairn("bench", server.uri, *job.lean, "--time", str(self.options.seconds), "--yes", "--json")
+        result = json.loads(done)["bench"]
+        return result["iops"], (cpu_of(server.process) - before) * 1e6 / max(1, result["operations"])
+
     def run(self, server, job, whole=False):
         """(requests or bytes per second, microseconds of the server's CPU for each request or MiB)"""
         if server.group in self.files:  # what another one left to be written is not this one's work
@@ -189,6 +201,8 @@ class Stage(Workplace):
                 os.fsync(file.fileno())
         if job.fua:
             return self.write_through(server, job)
+        if job.lean:
+            return self.load(server, job)
         if not job.fio:
             return self.copy(server, job)
         command = ["fio", "--name=x", "--ioengine=nbd", "--uri=" + server.uri, "--size=%dM" % self.options.size, "--group_reporting",
@@ -257,6 +271,8 @@ def measure(stage, options):
                 if group in NO_COPIES and any(word in job.name for word in ("nbdcopy", "flush", "FUA")):
                     continue
                 for server in servers:
+                    if job.lean and server.name.startswith(LIMIT):
+                        continue
                     if server.name == LIMIT and options.set == "quick" and group == "buffered" and job.name not in LIMITED:
                         continue
                     if server.name == LIMIT_OF_HOLES and "read" not in job.name:
@@ -351,7 +367,7 @@ def main():
     options = parser.parse_args()
     options.groups = options.groups.split(",")
     options.rounds = options.rounds or (7 if options.set == "quick" else 9)
-    options.seconds = options.seconds or (0.8 if options.set == "quick" else 3)
+    options.seconds = options.seconds or (0.6 if options.set == "quick" else 3)
     os.makedirs(options.out, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     stage = Stage(options)

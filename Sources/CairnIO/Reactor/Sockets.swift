@@ -65,6 +65,28 @@ package enum Sockets {
         return fd
     }
 
+    package static func connectTCP(host: String, port: String) throws(SystemError) -> OwnedFD {
+        var hints = addrinfo()
+        hints.ai_family = AF_UNSPEC
+        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
+        hints.ai_flags = AI_NUMERICSERV
+        var list: UnsafeMutablePointer<addrinfo>?
+        let result = getaddrinfo(host, port, &hints, &list)
+        guard result == 0, let list else {
+            throw SystemError("resolving \(host):\(port): \(String(cString: gai_strerror(result)))", EINVAL)
+        }
+        defer { freeaddrinfo(list) }
+        var next: UnsafeMutablePointer<addrinfo>? = list, failure = ECONNREFUSED
+        while let info = next?.pointee {
+            let fd = OwnedFD(
+                try system("creating a socket") { socket(info.ai_family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0) })
+            if connect(fd.raw, info.ai_addr, info.ai_addrlen) == 0 { return fd }
+            failure = errno
+            next = info.ai_next
+        }
+        throw SystemError("connecting to \(host):\(port)", failure)
+    }
+
     /// Listen on HOST:PORT; an empty host is the loopback. `bound` gets the port, which
     /// matters for port 0.
     package static func listenTCP(host: String, port: String, bound: inout UInt16) throws(SystemError) -> OwnedFD {
@@ -139,10 +161,10 @@ package enum Sockets {
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
     }
 
-    /// The user behind a unix socket.
-    package static func peerUser(_ fd: Int32) -> UInt32? {
+    /// Who is at the other end of a unix socket.
+    package static func peer(_ fd: Int32) -> (process: Int32, user: UInt32)? {
         var pid: Int32 = 0, uid: UInt32 = 0, gid: UInt32 = 0
-        return cairn_peer(fd, &pid, &uid, &gid) == 0 ? uid : nil
+        return cairn_peer(fd, &pid, &uid, &gid) == 0 ? (pid, uid) : nil
     }
 
     package enum Transfer { case bytes(Int), wouldBlock, closed }

@@ -10,6 +10,8 @@ enum BenchReport {
         var types: [String]
         var size: UInt64
         var io: String
+        /// Whose CPU time is told.
+        var server = "engine"
     }
     private static let quantiles: [(name: String, fraction: Double)] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)]
 
@@ -46,7 +48,7 @@ enum BenchReport {
         if let cpu = result.cpu {
             lines.append(
                 "cpu      \(Human.latency(UInt64(clamping: result.perOperation(cpu.count)))) per operation"
-                    + (result.cpuIsShared ? ", engine and generator" : " of the engine"))
+                    + " of \(place.server)")
         }
         if let allocations = result.allocations {
             lines.append("memory   \(Human.fixed(result.perOperation(allocations), 4)) allocations per operation")
@@ -94,7 +96,7 @@ enum BenchReport {
         }
         if let cpu = result.cpu {
             members.append(.init(key: "cpu_ns_per_operation", value: .double(result.perOperation(cpu.count))))
-            members.append(.init(key: "cpu_of", value: .string(result.cpuIsShared ? "engine and generator" : "engine")))
+            members.append(.init(key: "cpu_of", value: .string(place.server)))
         }
         if let allocations = result.allocations {
             members.append(.init(key: "allocations_per_operation", value: .double(result.perOperation(allocations))))

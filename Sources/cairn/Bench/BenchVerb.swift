@@ -2,24 +2,34 @@ import CairnBench
 import CairnControl
 import CairnCore
 import CairnEngine
+import CairnExport
 import CairnIO
 import CairnService
 import Glibc
 
-/// `bench DEVICE | --table TABLE`: load a volume of the running engine, or one that exists in this process only, and measure.
+/// `bench DEVICE | URI | --table TABLE`: load a volume of the running engine, an export of any NBD server, or a volume that exists in this
+/// process only, and measure.
 /// What it writes over must be the admin's wish: it asks where there is data, and refuses what is in use.
 enum BenchVerb {
     static func run(_ arguments: Arguments) throws(Exit) {
         guard arguments.operands.count == (arguments.has("table") ? 0 : 1) else {
-            throw FormatCacheVerb.wrong("bench takes one volume, or --table and no volume; cairn help bench tells the rest")
+            throw FormatCacheVerb.wrong("bench takes one volume or URI, or --table and neither; cairn help bench tells the rest")
         }
         let plan = try BenchOptions.plan(arguments), choice = try io(arguments)
         LongWork.catchSignals()
+        let uri = arguments.operands.first.flatMap { $0.contains("://") ? $0 : nil }
+        if uri != nil || !arguments.has("table") {
+            for name in ["create", "io"] where arguments.has(name) {
+                throw FormatCacheVerb.wrong("--\(name) goes with --table; a volume of an engine has what it needs")
+            }
+        }
         // What names no volume ends with the other verbs' sentences and codes.
-        let volume = arguments.has("table") ? nil : try volume(arguments)
+        let volume = uri != nil || arguments.has("table") ? nil : try volume(arguments)
         let result: BenchResult, place: BenchReport.Place
         do throws(TargetError) {
-            if let volume {
+            if let uri {
+                (result, place) = try onExport(uri, plan, arguments)
+            } else if let volume {
                 (result, place) = try onVolume(volume, plan, arguments)
             } else {
                 (result, place) = try onTable(arguments["table"] ?? "", plan, choice, arguments)
@@ -63,15 +73,12 @@ enum BenchVerb {
         let bench = try LocalBench(local, volume, plan)
         let result = bench.run { !LongWork.isInterrupted }
         try local.remove(volume)
-        return (result, BenchReport.Place(name: table, types: types, size: size, io: local.io.name))
+        return (result, BenchReport.Place(name: table, types: types, size: size, io: local.io.name, server: "engine and generator"))
     }
 
     // MARK: A volume of the engine
 
     private static func volume(_ arguments: Arguments) throws(Exit) -> JSON {
-        for name in ["create", "io"] where arguments.has(name) {
-            throw FormatCacheVerb.wrong("--\(name) goes with --table; a volume of the engine has what it needs")
-        }
         let spec = try DeviceSpec(arguments.operands[0]), link = try EngineLink(arguments)
         guard let answer = try own({ () throws(ControlError) in try link.call("info", spec.json) }) else {
             Output.error("No engine is running. cairn create starts one; --table needs none.")
@@ -94,13 +101,28 @@ enum BenchVerb {
         }
         let types = (volume["targets"]?.array ?? []).compactMap(\.string)
         if plan.mix.changesData { try mayWrite(volume, name, types, arguments) }
-        let bench = try RemoteBench(
-            plan, socket: socket, export: name, process: Int32(clamping: volume["pid"]?.unsigned ?? 0)
-        ) { (size, minimumBlock) throws(TargetError) in
+        return try load(NBDAddress(.unix(path: socket), export: name), name, types, "engine", plan)
+    }
+
+    private static func load(
+        _ address: NBDAddress, _ name: String, _ types: [String], _ server: String, _ plan: BenchPlan
+    ) throws(TargetError) -> (BenchResult, BenchReport.Place) {
+        let bench = try RemoteBench(plan, on: address) { (size, minimumBlock) throws(TargetError) in
             try BenchOptions.check(plan, size: size, logicalBlock: minimumBlock)
         }
         let result = try bench.run { !LongWork.isInterrupted }
-        return (result, BenchReport.Place(name: name, types: types, size: bench.size, io: "NBD"))
+        return (result, BenchReport.Place(name: name, types: types, size: bench.size, io: "NBD", server: server))
+    }
+
+    // MARK: An export of anybody
+
+    /// Who else uses it, and what is on it, nobody can say: it asks whenever it will write.
+    private static func onExport(_ uri: String, _ plan: BenchPlan, _ arguments: Arguments) throws(TargetError) -> (
+        BenchResult, BenchReport.Place
+    ) {
+        let address = try NBDAddress(uri: uri)
+        if plan.mix.changesData { try askToWrite("the export \(uri)", arguments) }
+        return try load(address, uri, [], "server", plan)
     }
 
     private static func mayWrite(_ volume: JSON, _ name: String, _ types: [String], _ arguments: Arguments) throws(TargetError) {
@@ -111,9 +133,13 @@ enum BenchVerb {
                 "\(name) is open", status: .busy,
                 hint: "close what uses it; --force writes over what others are working with")
         }
+        try askToWrite("the volume \(name)", arguments)
+    }
+
+    private static func askToWrite(_ what: String, _ arguments: Arguments) throws(TargetError) {
         if arguments.has("yes") {
-            Output.error("Writing over the volume \(name).")
-        } else if !ask("WARNING: what is on the volume \(name) will be written over. Go on?") {
+            Output.error("Writing over \(what).")
+        } else if !ask("WARNING: what is on \(what) will be written over. Go on?") {
             throw TargetError(
                 "aborted; nothing was written", status: IOStatus(errno: ECANCELED),
                 hint: "--yes answers yes; --mix read=100 only reads")
