@@ -112,6 +112,7 @@ extension CairnIOTests {
                 busy.ended(false)
             }
             #expect(looked <= 12)
+            #expect(busy.longest > BusyWait().longest || looked == 0, "what is tried rarely is tried for longer")
             var next = 0
             while !busy.begins() && next < 1000 { next += 1 }
             busy.ended(true)

@@ -8,6 +8,8 @@ package import CairnEngine
 /// Lives on the reactor thread alone.
 package final class RingHost {
     package static let depth: UInt32 = 256
+    /// So many requests keep a device busy; further ones are submitted in groups.
+    private static let enough = 16, group = 8
     package let workers: ThreadHost
     package private(set) var inFlight = 0
     private let ring: OpaquePointer
@@ -46,8 +48,9 @@ package final class RingHost {
         if slot == slots.count { slots.append(entry) } else { slots[slot] = entry }
         queue(slot)
         // The device begins while the next request is prepared. Submitted all together, 32 direct writes came back all together, and the
-        // device stood still meanwhile: 40,000 a second instead of 50,000 (docs/PERFORMANCE.md).
-        if !file.buffered { flushSubmissions() }
+        // device stood still meanwhile: 40,000 a second instead of 50,000. One that has enough to do can wait for a few, which costs a
+        // quarter less of CPU (docs/PERFORMANCE.md).
+        if !file.buffered && unsubmitted >= (inFlight - unsubmitted >= Self.enough ? Self.group : 1) { flushSubmissions() }
     }
 
     private func toWorkers(_ slot: Int) {

@@ -5,11 +5,15 @@ package import CairnCore
 /// and again until it is there (docs/PERFORMANCE.md). Where that was in vain it is tried more and more rarely: it costs an idle engine
 /// nothing, and one that is called every millisecond 50 us of each quarter of a second.
 struct BusyWait {
-    static let longest = Nanoseconds(50_000)
+    private static let usual = Nanoseconds(50_000), probing = Nanoseconds(200_000)
     private static let mostSkipped = 255
     /// A processor for the other side, or it would only be kept waiting.
     private let mayHelp = cairn_processors() > 1
     private var skipped = 0, toSkip = 0
+
+    /// How long to look. After it was in vain, longer: where both sides sleep, each request waits for two wake-ups, and only one that is
+    /// met once makes the next ones come sooner.
+    var longest: Nanoseconds { toSkip == 0 ? Self.usual : Self.probing }
 
     mutating func begins() -> Bool {
         if !mayHelp { return false }
