@@ -5,7 +5,7 @@ package struct BenchResult {
     package let load: BenchLoad
     /// From the first measured request to the last.
     package var elapsed = Nanoseconds.zero
-    /// Of the engine; in one process with the generator, of both.
+    /// Of the server; in one process with the generator, of both.
     package var cpu: Nanoseconds?
     /// Only when allocations are counted: a test preloads a library that does.
     package var allocations: UInt64?

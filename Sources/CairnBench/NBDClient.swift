@@ -27,7 +27,9 @@ final class NBDClient {
     private var have = 0
     /// Of a read whose payload is under way: its slot and how much is still to come.
     private var reading: (slot: Int, left: Int)?
+    /// Of each slot that was sent and is not answered, how much data will come; else `idle`. A server may answer nothing else.
     private let lengths: UnsafeMutablePointer<Int>
+    private static let idle = -1
 
     /// - Parameter memory: of each of the slots, `block` bytes.
     init(_ address: NBDAddress, block: Int, memory: [UnsafeMutableRawPointer], keepsData: Bool) throws(TargetError) {
@@ -38,7 +40,7 @@ final class NBDClient {
         headers = .allocate(byteCount: depth * 32, alignment: 8)
         incoming = .allocate(byteCount: 256 << 10, alignment: 4096)
         lengths = .allocate(capacity: depth)
-        lengths.initialize(repeating: 0, count: depth)
+        lengths.initialize(repeating: Self.idle, count: depth)
         waiting.reserveCapacity(depth * 2)
         do throws(SystemError) {
             switch address.server {
@@ -48,7 +50,7 @@ final class NBDClient {
         } catch { throw error.asTargetError }
         Sockets.tune(fd.raw)
         Sockets.setTimeouts(fd.raw, seconds: 10)
-        try greet(address.export)
+        try greet(address)
         let raw = fd.raw
         _ = fcntl(raw, F_SETFL, fcntl(raw, F_GETFL) | O_NONBLOCK)
     }
@@ -135,7 +137,12 @@ final class NBDClient {
     private func took(_ count: Int, _ ended: (Int, IOStatus) -> Void) {
         guard let current = reading else { return }
         reading = current.left == count ? nil : (current.slot, current.left - count)
-        if current.left == count { ended(current.slot, .ok) }
+        if current.left == count { finished(current.slot, .ok, ended) }
+    }
+
+    private func finished(_ slot: Int, _ status: IOStatus, _ ended: (Int, IOStatus) -> Void) {
+        lengths[slot] = Self.idle
+        ended(slot, status)
     }
 
     private func parse(_ ended: (Int, IOStatus) -> Void) {
@@ -153,7 +160,7 @@ final class NBDClient {
             let magic = UInt32(bigEndian: base.loadUnaligned(fromByteOffset: at, as: UInt32.self))
             let error = UInt32(bigEndian: base.loadUnaligned(fromByteOffset: at + 4, as: UInt32.self))
             let cookie = UInt64(bigEndian: base.loadUnaligned(fromByteOffset: at + 8, as: UInt64.self))
-            guard magic == NBDWire.simpleReplyMagic, cookie < UInt64(depth) else {
+            guard magic == NBDWire.simpleReplyMagic, cookie < UInt64(depth), lengths[Int(cookie)] != Self.idle else {
                 failure = .io
                 return
             }
@@ -162,7 +169,7 @@ final class NBDClient {
             if error == 0 && lengths[slot] > 0 {
                 reading = (slot, lengths[slot])
             } else {
-                ended(slot, IOStatus(errno: Int32(clamping: error)))
+                finished(slot, IOStatus(errno: Int32(clamping: error)), ended)
             }
         }
         if at > 0 && at < have { base.copyMemory(from: base + at, byteCount: have - at) }
@@ -171,13 +178,13 @@ final class NBDClient {
 
     // MARK: Handshake
 
-    private func greet(_ export: String) throws(TargetError) {
+    private func greet(_ address: NBDAddress) throws(TargetError) {
         let hello = try exactly(18)
         guard Self.integer(hello, 0, 8) == NBDWire.magic, Self.integer(hello, 8, 8) == NBDWire.optionMagic else {
             throw TargetError("the server does not speak NBD as it is spoken today", status: .io)
         }
         var out = Self.bytes(UInt32(NBDWire.HandshakeFlag.fixedNewstyle | NBDWire.HandshakeFlag.noZeroes))
-        let name = Array(export.utf8)
+        let name = Array(address.export.utf8)
         out += Self.bytes(NBDWire.optionMagic) + Self.bytes(NBDWire.Option.go.rawValue) + Self.bytes(UInt32(name.count + 8))
         out += Self.bytes(UInt32(name.count)) + name + Self.bytes(UInt16(1)) + Self.bytes(NBDWire.Info.blockSize)
         let outcome = out.withUnsafeBytes { Sockets.send(fd.raw, [$0]) }
@@ -190,7 +197,7 @@ final class NBDClient {
             }
             let body = try exactly(length)
             if type & 0x8000_0000 != 0 {
-                let reason = type == NBDWire.Reply.unknown ? "there is no export \(export)" : "the server refuses \(export)"
+                let reason = type == NBDWire.Reply.unknown ? "there is no export \(address.name)" : "the server refuses \(address.name)"
                 throw TargetError(reason, status: type == NBDWire.Reply.unknown ? .noDevice : .permission)
             }
             if type == NBDWire.Reply.ack { return }
@@ -199,7 +206,11 @@ final class NBDClient {
             case NBDWire.Info.export:
                 size = Self.integer(body, 2, 8)
                 flags = UInt16(Self.integer(body, 10, 2))
-            case NBDWire.Info.blockSize: minimumBlock = UInt32(Self.integer(body, 2, 4))
+            case NBDWire.Info.blockSize:
+                minimumBlock = UInt32(Self.integer(body, 2, 4))
+                if minimumBlock == 0 || minimumBlock & (minimumBlock - 1) != 0 {
+                    throw TargetError("the server says that its smallest block is \(minimumBlock), which is no power of two", status: .io)
+                }
             default: break
             }
         }

@@ -14,6 +14,7 @@ package final class RemoteBench {
     /// The server's, when it is on this machine and can be told: its CPU time is shown.
     private let process: Int32?
     private let plan: BenchPlan
+    private static let patience = Nanoseconds.seconds(10)
     private var now = Nanoseconds.zero
     private var writing: [Bool]
 
@@ -49,6 +50,10 @@ package final class RemoteBench {
             if plan.mix.discard > 0 && first.flags & NBDWire.Flag.trim == 0 {
                 throw TargetError("\(address.name) has no discard", status: .unsupported, hint: "take a --mix without discard")
             }
+            for (share, flag, what) in [(plan.mix.flush, NBDWire.Flag.flush, "flush"), (plan.mix.fua, NBDWire.Flag.fua, "FUA")]
+            where share > 0 && first.flags & flag == 0 {
+                throw TargetError("\(address.name) has no \(what)", status: .unsupported, hint: "take a --mix without it")
+            }
             try check(first.size, first.minimumBlock)
             do throws(SystemError) {
                 for (job, client) in clients.enumerated() { try poller.add(client.fd.raw, tag: UInt64(job)) }
@@ -80,10 +85,16 @@ package final class RemoteBench {
         result.elapsed = now - start
         if let cpu, let after = process.flatMap(Measures.cpu) { result.cpu = after - cpu }
         load.stop()
-        try drive(until: { [load] in load.isDone($0) })
+        // A server that does not answer any more must not hold up who wants to leave.
+        let patience = now + (goesOn() ? Self.patience : .seconds(1))
+        try drive(until: { [load] in load.isDone($0) || $0 >= patience })
+        if !load.isDone(now) {
+            if !goesOn() { return result }
+            throw TargetError("the server has not answered for 10 s", status: .io)
+        }
         if plan.verify && goesOn() {
             load.checkAll()
-            try drive(until: { [load] in load.isDone($0) })
+            try drive(until: { [load] in load.isDone($0) || !goesOn() })
         }
         return result
     }

@@ -29,28 +29,37 @@ package struct NBDAddress: Equatable {
             TargetError("\(uri): \(what)", status: .invalid, hint: "nbd+unix:///EXPORT?socket=PATH or nbd://HOST:PORT/EXPORT")
         }
         guard let colon = uri.firstRange(of: "://") else { throw wrong("not a URI") }
-        let scheme = uri[..<colon.lowerBound]
+        let scheme = uri[..<colon.lowerBound].lowercased()
         let parts = uri[colon.upperBound...].split(separator: "?", maxSplits: 1, omittingEmptySubsequences: false)
         let place = parts[0].split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-        guard let export = Self.decoded(place.count > 1 ? place[1] : "") else { throw wrong("a % without its two digits") }
+        let noText = "a % without its two digits, or no text"
+        guard let export = Self.decoded(place.count > 1 ? place[1] : "") else { throw wrong(noText) }
         self.export = export
         let authority = place[0]
         switch scheme {
         case "nbd+unix":
             let query = parts.count > 1 ? parts[1].split(separator: "&") : []
             guard let word = query.first(where: { $0.hasPrefix("socket=") }) else { throw wrong("no socket=PATH") }
-            guard let path = Self.decoded(word.dropFirst(7)), !path.isEmpty else { throw wrong("no path of a socket") }
+            guard let path = Self.decoded(word.dropFirst(7)) else { throw wrong(noText) }
+            if path.isEmpty { throw wrong("no path of a socket") }
             if !authority.isEmpty { throw wrong("a socket has no host") }
             server = .unix(path: path)
         case "nbd":
             // The colons of an IPv6 address are inside of its brackets.
-            let end = authority.hasPrefix("[") ? authority.firstIndex(of: "]") : authority.startIndex
-            guard let end else { throw wrong("[ without ]") }
-            let mark = authority[end...].firstIndex(of: ":")
-            let host = authority[..<(mark ?? authority.endIndex)].filter { $0 != "[" && $0 != "]" }
-            let port = mark.map { String(authority[authority.index(after: $0)...]) } ?? "10809"
+            var word = authority, rest = Substring()
+            if authority.hasPrefix("[") {
+                guard let end = authority.firstIndex(of: "]") else { throw wrong("[ without ]") }
+                word = authority[authority.index(after: authority.startIndex)..<end]
+                rest = authority[authority.index(after: end)...]
+            } else if let mark = authority.firstIndex(of: ":") {
+                (word, rest) = (authority[..<mark], authority[mark...])
+            }
+            guard let host = Self.decoded(word) else { throw wrong(noText) }
             if host.isEmpty { throw wrong("no host") }
-            if UInt16(port) == nil { throw wrong("\(port) is no port") }
+            let port = rest.isEmpty ? "10809" : String(rest.dropFirst())
+            guard rest.isEmpty || rest.first == ":", port.utf8.allSatisfy({ (0x30...0x39).contains($0) }), let number = UInt16(port),
+                number > 0
+            else { throw wrong("\(port) is no port") }
             server = .tcp(host: host, port: port)
         default: throw wrong("\(scheme) is not spoken here")
         }
@@ -65,9 +74,10 @@ package struct NBDAddress: Equatable {
                 bytes.append(byte)
                 continue
             }
-            guard rest.count >= 2, let value = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16), value > 0 else {
-                return nil
-            }
+            // "+4" is a number, too, but not two digits.
+            guard rest.count >= 2, rest.first != UInt8(ascii: "+"),
+                let value = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16), value > 0
+            else { return nil }
             bytes.append(value)
             rest = rest.dropFirst(2)
         }

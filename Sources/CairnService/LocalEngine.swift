@@ -146,6 +146,8 @@ package final class LocalEngine {
                 any = true
                 answered(done)
             }
+            // What comes next may take long, and devices have something to do meanwhile.
+            if !engine.jobRequests.isEmpty || !engine.identifyRequests.isEmpty { io.flushSubmissions() }
             while let question = engine.identifyRequests.popFirst() {
                 moved = true
                 let host = hosts[Int(question.host)]

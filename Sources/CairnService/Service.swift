@@ -156,7 +156,8 @@ package final class Service: @unchecked Sendable {
         let fd = try Sockets.listenTCP(host: host, port: String(port), bound: &bound).take()
         try reactor.addListener(
             Reactor.Listener(
-                fd: fd, word: word, uri: "nbd://\(host.isEmpty ? "127.0.0.1" : host):\(bound)/", path: nil))
+                fd: fd, word: word, uri: "nbd://\(host.isEmpty ? "127.0.0.1" : host.contains(":") ? "[\(host)]" : host):\(bound)/",
+                path: nil))
         return word
     }
 

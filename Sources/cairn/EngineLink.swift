@@ -54,7 +54,8 @@ struct EngineLink {
         if word.hasPrefix("unix:") { return uri.hasSuffix("?socket=" + word.dropFirst(5)) }
         // Without a host it is the loopback's.
         if word.hasPrefix("tcp::") { return uri == "nbd://127.0.0.1:\(word.dropFirst(5))/" }
-        if word.hasPrefix("tcp:") { return uri == "nbd://\(word.dropFirst(4))/" }
+        // The colons of an IPv6 address stand in brackets there.
+        if word.hasPrefix("tcp:") { return uri.filter { $0 != "[" && $0 != "]" } == "nbd://\(word.dropFirst(4))/" }
         return false
     }
 

@@ -3,6 +3,8 @@ import Testing
 
 @testable import CairnExport
 
+private let noText = "a % without its two digits, or no text"
+
 @Suite struct AddressTests {
     static let good: [(uri: String, server: NBDAddress.Server, export: String)] = [
         ("nbd+unix:///?socket=/run/a.sock", .unix(path: "/run/a.sock"), ""),
@@ -12,6 +14,7 @@ import Testing
         ("nbd://10.0.0.1:7/", .tcp(host: "10.0.0.1", port: "7"), ""),
         ("nbd://h:7/a/b", .tcp(host: "h", port: "7"), "a/b"),
         ("nbd://[::1]:7/x", .tcp(host: "::1", port: "7"), "x"),
+        ("NBD://[fe80::1%25eth0]", .tcp(host: "fe80::1%eth0", port: "10809"), ""),
         ("nbd://[::1]/x", .tcp(host: "::1", port: "10809"), "x"),
     ]
     @Test(arguments: good.indices) func readsURIs(_ at: Int) throws {
@@ -24,8 +27,9 @@ import Testing
         ("nbd://h:99999/", "99999 is no port"), ("nbd://h:/", " is no port"), ("nbd://[::1/x", "[ without ]"),
         ("nbd+unix:///x", "no socket=PATH"),
         ("nbd+unix:///?socket=", "no path of a socket"), ("nbd+unix://h/?socket=/a", "a socket has no host"),
-        ("nbd://h/%4", "a % without its two digits"), ("nbd://h/%zz", "a % without its two digits"),
-        ("nbd+unix:///?socket=%00", "no path of a socket"), ("nbd+unix:///?socket=%ff", "no path of a socket"),
+        ("nbd://h/%4", noText), ("nbd://h/%zz", noText), ("nbd://h/%+4", noText), ("nbd://h:+80/", "+80 is no port"),
+        ("nbd://h:0/", "0 is no port"), ("nbd://[::1]x:7/", ":7 is no port"),
+        ("nbd+unix:///?socket=%00", noText), ("nbd+unix:///?socket=%ff", noText),
     ]) func refuses(_ uri: String, _ why: String) {
         #expect {
             try NBDAddress(uri: uri)

@@ -62,7 +62,8 @@ extension CairnIOTests {
                 "another client, at once and then for itself",
                 [
                     Turn(found: 20, client: 0, gather: nil, soon: true), Turn(found: 3, client: 1, later: 10, gather: nil, soon: false),
-                    Turn(found: 3, client: 1, later: 10, gather: nil, soon: false), Turn(found: 3, client: 1, gather: 3, soon: true),
+                    Turn(found: 3, client: 1, later: 10, gather: nil, soon: false), Turn(found: 3, client: 1, gather: nil, soon: true),
+                    Turn(found: 20, client: 1, gather: nil, soon: true), Turn(found: 3, client: 1, gather: 3, soon: true),
                 ]
             ),
             (

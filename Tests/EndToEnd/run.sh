@@ -1145,6 +1145,19 @@ assert b["cpu_of"] == "server" and b["cpu_ns_per_operation"] >= 0 and b["blocks_
     refused 1 "connecting to" cairn bench "nbd+unix:///?socket=$PWD/none.sock"
     refused 2 "goes with --table" cairn bench "nbd+unix:///?socket=$PWD/other.sock" --create 1M
     kill $other; wait $other 2> /dev/null
+    # One that breaks the protocol is told so, and breaks nothing here.
+    local how mix words
+    while read -r how mix words; do
+        /usr/bin/python3 "$HERE/rude_nbd.py" "$PWD/$how.sock" "$how" & other=$!
+        for _ in $(seq 100); do [ -S "$how.sock" ] && break; sleep 0.05; done
+        refused 1 "$words" timeout 30 "$CAIRN" bench "nbd+unix:///?socket=$PWD/$how.sock" --yes --mix "$mix" --depth 8 --verify --time 0.2
+        kill $other; wait $other 2> /dev/null
+    done <<- END
+twice read=1,write=1 the server ended the connection
+block0 read=1 its smallest block is 0
+noflush write=1,flush=1 has no flush
+silent read=1 the server has not answered for 10 s
+END
     cairn bench "$(cairn export v --nbd tcp:127.0.0.1:0)" --yes --mix write=1 --depth 4 --operations 500 > out.txt 2>&1 || fail "over TCP: $(cat out.txt)"
     # Paced: about as many as asked for.
     reaches 480 510 "a rate of 500" cairn bench v --rate 500 --depth 8 --time 1

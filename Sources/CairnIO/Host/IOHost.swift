@@ -77,6 +77,8 @@ package final class IOHost {
     private func pass(_ operation: DeviceOperation, _ file: HostFile) {
         if file.buffered {
             if operation.operation == .write && !inline.hasTime { return later.append((operation, file)) }
+            // A sync may hold up this thread: what waits for its group must not wait for that.
+            if operation.operation == .flush { flushSubmissions() }
             if inline.carriedOut(operation, file) { return }
         }
         switch kind {

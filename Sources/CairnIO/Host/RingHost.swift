@@ -8,7 +8,7 @@ package import CairnEngine
 /// Lives on the reactor thread alone.
 package final class RingHost {
     package static let depth: UInt32 = 256
-    /// So many requests keep a device busy; further ones are submitted in groups.
+    /// So many requests under way, of all devices, keep them busy for a moment; further ones are submitted in groups.
     private static let enough = 16, group = 8
     package let workers: ThreadHost
     package private(set) var inFlight = 0

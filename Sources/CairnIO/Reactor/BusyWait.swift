@@ -3,7 +3,7 @@ package import CairnCore
 
 /// A client with one request at a time sends the next as soon as it has its answer: to sleep and be woken takes longer than to look again
 /// and again until it is there (docs/PERFORMANCE.md). Where that was in vain it is tried more and more rarely: it costs an idle engine
-/// nothing, and one that is called every millisecond 50 us of each quarter of a second.
+/// nothing, and one that is called every millisecond 200 us of each quarter of a second.
 struct BusyWait {
     private static let usual = Nanoseconds(50_000), probing = Nanoseconds(200_000)
     private static let mostSkipped = 255
@@ -50,7 +50,7 @@ package struct Arrivals {
         found += requests
         if index != client {
             if client >= 0 { sharedUntil = now + Self.sharedLasts }
-            client = index
+            (client, deepUntil) = (index, .zero)
         }
         if requests >= Self.many { deepUntil = now + Self.deepLasts }
     }

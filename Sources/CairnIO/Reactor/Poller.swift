@@ -42,7 +42,7 @@ package final class Poller {
     package func wait(_ timeout: Nanoseconds?, soon: Bool = false) {
         var n: Int32 = 0
         if soon && busyWait.begins() {
-            let end = monotonicNow() + busyWait.longest
+            let longest = busyWait.longest, end = monotonicNow() + (timeout.map { min($0, longest) } ?? longest)
             repeat { n = cairn_epoll_wait(fd, &tags, &readiness, Int32(Self.capacity), 0) } while n <= 0 && monotonicNow() < end
             busyWait.ended(n > 0)
         }

@@ -78,10 +78,15 @@ package enum Sockets {
         defer { freeaddrinfo(list) }
         var next: UnsafeMutablePointer<addrinfo>? = list, failure = ECONNREFUSED
         while let info = next?.pointee {
-            let fd = OwnedFD(
-                try system("creating a socket") { socket(info.ai_family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0) })
-            if connect(fd.raw, info.ai_addr, info.ai_addrlen) == 0 { return fd }
-            failure = errno
+            let raw = socket(info.ai_family, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+            // A family that this kernel has not is not the last one.
+            if raw >= 0 {
+                let fd = OwnedFD(raw)
+                if connect(raw, info.ai_addr, info.ai_addrlen) == 0 { return fd }
+                failure = errno
+            } else {
+                failure = errno
+            }
             next = info.ai_next
         }
         throw SystemError("connecting to \(host):\(port)", failure)

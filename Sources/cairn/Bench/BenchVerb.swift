@@ -20,7 +20,7 @@ enum BenchVerb {
         let uri = arguments.operands.first.flatMap { $0.contains("://") ? $0 : nil }
         if uri != nil || !arguments.has("table") {
             for name in ["create", "io"] where arguments.has(name) {
-                throw FormatCacheVerb.wrong("--\(name) goes with --table; a volume of an engine has what it needs")
+                throw FormatCacheVerb.wrong("--\(name) goes with --table; what a server exports has what it needs")
             }
         }
         // What names no volume ends with the other verbs' sentences and codes.
