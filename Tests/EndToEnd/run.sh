@@ -1302,7 +1302,7 @@ for name in ${*:-$(declare -F | sed -n 's/declare -f test_//p')}; do
         echo "not ok $name"; sed 's/^/    /' "$root/$name.log" | tail -20; failed=$((failed + 1))
     fi
     CAIRN_RUNTIME_DIR=$root/$name/rt "$CAIRN" engine stop --force > /dev/null 2>&1
-    pkill -9 -f "runtime-dir $root/$name/rt" 2>/dev/null
+    pkill -9 -f "$root/$name/" 2> /dev/null  # engines, and servers of a test that failed
     # What a failed test left behind.
     for at in $(awk -v d="$root/$name/" 'index($2, d) == 1 {print $2}' /proc/mounts); do umount "$at"; done
     for loop in $(losetup -a 2>/dev/null | grep -F "$root/$name/" | cut -d: -f1); do losetup -d "$loop"; done
