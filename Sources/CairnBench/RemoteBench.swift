@@ -47,12 +47,11 @@ package final class RemoteBench {
             if plan.mix.changesData && first.flags & NBDWire.Flag.readOnly != 0 {
                 throw TargetError("\(address.name) is read-only", status: .readOnly, hint: "--mix read=100 only reads")
             }
-            if plan.mix.discard > 0 && first.flags & NBDWire.Flag.trim == 0 {
-                throw TargetError("\(address.name) has no discard", status: .unsupported, hint: "take a --mix without discard")
-            }
-            for (share, flag, what) in [(plan.mix.flush, NBDWire.Flag.flush, "flush"), (plan.mix.fua, NBDWire.Flag.fua, "FUA")]
-            where share > 0 && first.flags & flag == 0 {
-                throw TargetError("\(address.name) has no \(what)", status: .unsupported, hint: "take a --mix without it")
+            for (share, flag, what) in [
+                (plan.mix.discard, NBDWire.Flag.trim, "discard"), (plan.mix.flush, NBDWire.Flag.flush, "flush"),
+                (plan.mix.fua, NBDWire.Flag.fua, "fua"),
+            ] where share > 0 && first.flags & flag == 0 {
+                throw TargetError("\(address.name) has no \(what)", status: .unsupported, hint: "take a --mix without \(what)")
             }
             try check(first.size, first.minimumBlock)
             do throws(SystemError) {

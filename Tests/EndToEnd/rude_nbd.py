@@ -1,6 +1,5 @@
 """rude_nbd.py SOCKET twice|block0|noflush|silent: an NBD server that does what none may do, for one client after the other."""
 
-import os
 import socket
 import struct
 import sys

@@ -68,13 +68,13 @@ package struct Arrivals {
     /// - Parameter waitsForDevices: for them, and not for clients, a deep queue waits.
     package mutating func next(_ now: Nanoseconds, waitsForDevices: Bool) -> Next {
         defer { (found, answers) = (0, 0) }
-        let shared = now < sharedUntil || waitsForDevices
+        let alone = now >= sharedUntil && !waitsForDevices
         if found + answers > Self.crowd {
             crowded = Self.crowdLasts
         } else if crowded > 0 {
             crowded -= 1
         }
         let isFew = now < deepUntil && found > 0 && found < Self.few
-        return Next(gather: isFew && !shared ? found : nil, soon: found + answers > 0 && (crowded == 0 || !shared))
+        return Next(gather: isFew && alone ? found : nil, soon: found + answers > 0 && (crowded == 0 || alone))
     }
 }

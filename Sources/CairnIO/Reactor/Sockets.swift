@@ -65,7 +65,8 @@ package enum Sockets {
         return fd
     }
 
-    package static func connectTCP(host: String, port: String) throws(SystemError) -> OwnedFD {
+    /// At least one address. The caller frees the list.
+    private static func resolve(_ host: String, _ port: String) throws(SystemError) -> UnsafeMutablePointer<addrinfo> {
         var hints = addrinfo()
         hints.ai_family = AF_UNSPEC
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
@@ -75,6 +76,11 @@ package enum Sockets {
         guard result == 0, let list else {
             throw SystemError("resolving \(host):\(port): \(String(cString: gai_strerror(result)))", EINVAL)
         }
+        return list
+    }
+
+    package static func connectTCP(host: String, port: String) throws(SystemError) -> OwnedFD {
+        let list = try resolve(host, port)
         defer { freeaddrinfo(list) }
         var next: UnsafeMutablePointer<addrinfo>? = list, failure = ECONNREFUSED
         while let info = next?.pointee {
@@ -95,15 +101,7 @@ package enum Sockets {
     /// Listen on HOST:PORT; an empty host is the loopback. `bound` gets the port, which
     /// matters for port 0.
     package static func listenTCP(host: String, port: String, bound: inout UInt16) throws(SystemError) -> OwnedFD {
-        var hints = addrinfo()
-        hints.ai_family = AF_UNSPEC
-        hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
-        hints.ai_flags = AI_NUMERICSERV
-        var list: UnsafeMutablePointer<addrinfo>?
-        let result = getaddrinfo(host.isEmpty ? "127.0.0.1" : host, port, &hints, &list)
-        guard result == 0, let first = list else {
-            throw SystemError("resolving \(host):\(port): \(String(cString: gai_strerror(result)))", EINVAL)
-        }
+        let first = try resolve(host.isEmpty ? "127.0.0.1" : host, port)
         defer { freeaddrinfo(first) }
         let info = first.pointee
         let fd = OwnedFD(

@@ -18,7 +18,7 @@ enum BenchVerb {
         let plan = try BenchOptions.plan(arguments), choice = try io(arguments)
         LongWork.catchSignals()
         let uri = arguments.operands.first.flatMap { $0.contains("://") ? $0 : nil }
-        if uri != nil || !arguments.has("table") {
+        if !arguments.has("table") {
             for name in ["create", "io"] where arguments.has(name) {
                 throw FormatCacheVerb.wrong("--\(name) goes with --table; what a server exports has what it needs")
             }
