@@ -124,11 +124,14 @@ package final class BenchLoad {
     /// Begin the ramp.
     package func begin(now: Nanoseconds) { begun = now }
 
+    /// The slot of the next request; nil: all are taken.
+    package var nextSlot: Int? { freeCount > 0 ? Int(free[freeCount &- 1]) : nil }
+    /// From now on a slot's data lie there.
+    package func place(_ slot: Int, in memory: UnsafeMutableRawPointer) { self.memory[slot] = memory }
+
     /// The next request, or nil when there is none now.
-    /// - Parameter payload: memory for its data, if it has any, until it ends; nil: the slot's own.
-    package func next(now: Nanoseconds, payload: UnsafeMutableRawPointer? = nil) -> (slot: Int, request: BenchRequest)? {
+    package func next(now: Nanoseconds) -> (slot: Int, request: BenchRequest)? {
         if freeCount == 0 || phase == .over { return nil }
-        if let payload { memory[Int(free[freeCount - 1])] = payload }
         if phase == .checking { return nextCheck() }
         if phase == .measured, let operations = plan.operations, issued >= operations { return nil }
         var due = now
@@ -179,6 +182,7 @@ package final class BenchLoad {
         let mix = plan.mix, total = mix.total
         // One kind of request needs no lot.
         if mix.read == total { return (.read, []) }
+        if mix.write == total { return (.write, []) }
         var lot = random.next().multipliedFullWidth(by: total).high
         if lot < mix.read { return (.read, []) }
         lot -= mix.read

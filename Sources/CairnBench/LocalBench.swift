@@ -6,13 +6,13 @@ package import CairnService
 /// The load on a volume of an engine in this process: no socket and no protocol, only engine, targets and I/O host.
 package final class LocalBench {
     private let local: LocalEngine
+    private let engine: Engine
+    private let arena: BufferArena
     private let volume: Volume
     private let load: BenchLoad
-    /// Of each slot's request. A new one for each: a target may hold on to what it was given after it has answered, so its bytes
-    /// must not change then.
-    private var buffers: [Buffer]
-    /// For the next request.
-    private var spare = Buffer.none
+    /// Of each slot's request. A target may hold on to what it was given after it has answered, so its bytes must not change then: the
+    /// slot gets another.
+    private let buffers: UnsafeMutablePointer<Buffer>
     private var now = Nanoseconds.zero
 
     /// Memory that the engine needs for this plan: for the payload, and as much again for what targets do in the background.
@@ -26,24 +26,27 @@ package final class LocalBench {
 
     package init(_ local: LocalEngine, _ volume: Volume, _ plan: BenchPlan) throws(TargetError) {
         self.local = local
+        engine = local.engine
+        arena = engine.arena
         self.volume = volume
-        buffers = []
         var memory: [UnsafeMutableRawPointer] = []
-        for _ in 0..<plan.slots {
-            guard let buffer = local.engine.arena.allocate(plan.block, for: .client),
-                let start = local.engine.arena.bytes(buffer).baseAddress
-            else { throw TargetError("no memory for \(plan.slots) requests of \(plan.block) bytes", status: .noMemory) }
-            buffers.append(buffer)
-            memory.append(start)
-        }
-        // Puts something into the memory that is used first, and again and again.
-        load = BenchLoad(plan, size: volume.size.bytes.count, memory: memory)
+        buffers = .allocate(capacity: plan.slots)
+        buffers.initialize(repeating: .none, count: plan.slots)
         for slot in 0..<plan.slots {
-            local.engine.arena.release(buffers[slot])
-            buffers[slot] = .none
+            buffers[slot] = arena.allocate(plan.block, for: .client) ?? .none
+            if let start = arena.bytes(buffers[slot]).baseAddress { memory.append(start) }
         }
+        guard memory.count == plan.slots else {
+            for slot in 0..<plan.slots { arena.release(buffers[slot]) }
+            buffers.deallocate()
+            throw TargetError("no memory for \(plan.slots) requests of \(plan.block) bytes", status: .noMemory)
+        }
+        load = BenchLoad(plan, size: volume.size.bytes.count, memory: memory)
     }
-    deinit { local.engine.arena.release(spare) }
+    deinit {
+        for slot in 0..<load.plan.slots { arena.release(buffers[slot]) }
+        buffers.deallocate()
+    }
 
     /// - Parameter goesOn: asked a few times a second; false ends the measurement early.
     package func run(_ goesOn: () -> Bool) -> BenchResult {
@@ -80,8 +83,10 @@ package final class LocalBench {
                 answered = true
                 let slot = Int(done.token)
                 load.ended(slot: slot, status: done.status, now: now)
-                local.engine.arena.release(buffers[slot])
-                buffers[slot] = .none
+                if arena.isShared(buffers[slot]) {
+                    arena.release(buffers[slot])
+                    buffers[slot] = .none
+                }
             }
             // What was submitted may have ended within that call, as reads of cached data do.
             if moved { continue }
@@ -94,17 +99,23 @@ package final class LocalBench {
     }
 
     private func submitAll() {
-        while true {
-            // Without memory nothing is issued; what is under way will give some back.
-            if spare.isNone { spare = local.engine.arena.allocate(load.plan.block, for: .client) ?? .none }
-            guard let payload = local.engine.arena.bytes(spare).baseAddress,
-                let (slot, request) = load.next(now: now, payload: payload)
-            else { return }
-            if request.operation.hasData { swap(&buffers[slot], &spare) }
-            local.engine.submit(
+        // Who looks at what was read must have the bytes, of zeroes, too.
+        let takesZeroes = !load.plan.verify
+        while let slot = load.nextSlot {
+            if buffers[slot].isNone {
+                // Without memory nothing is issued; what is under way will give some back.
+                guard let buffer = arena.allocate(load.plan.block, for: .client), let start = arena.bytes(buffer).baseAddress else {
+                    return
+                }
+                buffers[slot] = buffer
+                load.place(slot, in: start)
+            }
+            guard let (_, request) = load.next(now: now) else { return }
+            engine.submit(
                 Request(
                     operation: request.operation, flags: request.flags, sector: Bytes(request.offset).sectors,
-                    count: Bytes(UInt64(request.length)).sectors, buffer: buffers[slot], token: UInt64(slot)), to: volume)
+                    count: Bytes(UInt64(request.length)).sectors, buffer: request.operation.hasData ? buffers[slot] : .none,
+                    token: UInt64(slot), takesZeroes: takesZeroes), to: volume)
         }
     }
 }

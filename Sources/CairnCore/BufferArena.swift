@@ -101,20 +101,24 @@ public final class BufferArena {
 
     /// A buffer with one reference, page-aligned, contents undefined; nil when memory is short.
     public func allocate(_ bytes: Int, for purpose: Purpose) -> Buffer? {
+        // Mostly one page that was released before; clients and targets ask for one for each request.
+        if bytes <= Self.pageSize && singleCount > 0 && (purpose == .metadata || freePages > reservedPages) {
+            singleCount &-= 1
+            freePages &-= 1
+            let page = singles[singleCount]
+            references[Int(page)] = 1
+            return Buffer(block: page, offset: 0, length: UInt32(bytes))
+        }
+        return allocateBlock(bytes, for: purpose)
+    }
+    private func allocateBlock(_ bytes: Int, for purpose: Purpose) -> Buffer? {
         precondition(bytes >= 0)
         let pages = max(1, (bytes &+ Self.pageSize &- 1) / Self.pageSize)
         let order = pages == 1 ? 0 : Int.bitWidth - (pages - 1).leadingZeroBitCount
         if order > topOrder { return nil }
         if purpose == .client && freePages - (1 << order) < reservedPages { return nil }
-        let page: Int
-        if order == 0 && singleCount > 0 {
-            singleCount -= 1
-            page = Int(singles[singleCount])
-        } else {
-            guard let block = cut(order) else { return nil }
-            page = block
-            orders[page] = UInt8(order)
-        }
+        guard let page = cut(order) else { return nil }
+        orders[page] = UInt8(order)
         references[page] = 1
         freePages -= 1 << order
         return Buffer(block: UInt32(page), offset: 0, length: UInt32(bytes))
@@ -152,6 +156,9 @@ public final class BufferArena {
         if references[page] == 0 { free(page) }
     }
 
+    /// Somebody besides the caller holds a reference.
+    public func isShared(_ buffer: Buffer) -> Bool { !buffer.isNone && references[Int(buffer.block)] > 1 }
+
     /// The bytes. Valid while the caller holds a reference.
     @inlinable public func bytes(_ buffer: Buffer) -> UnsafeMutableRawBufferPointer {
         if buffer.isNone { return UnsafeMutableRawBufferPointer(start: nil, count: 0) }
@@ -159,7 +166,7 @@ public final class BufferArena {
             start: base + Int(buffer.block) * 4096 + Int(buffer.offset), count: Int(buffer.length))
     }
 
-    private func free(_ page: Int) {
+    @inline(__always) private func free(_ page: Int) {
         freePages += 1 << Int(orders[page])
         if orders[page] == 0 && singleCount < Self.mostSingles {
             singles[singleCount] = UInt32(page)

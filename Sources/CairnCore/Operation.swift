@@ -3,9 +3,9 @@ public enum Operation: UInt8, Sendable, CaseIterable {
     case read, write, flush, discard, writeZeroes
 
     /// Operations that carry a payload buffer.
-    @inlinable public var hasData: Bool { self == .read || self == .write }
+    @inlinable @inline(__always) public var hasData: Bool { self == .read || self == .write }
     /// Everything a read-only table refuses.
-    @inlinable public var changesData: Bool { self == .write || self == .discard || self == .writeZeroes }
+    @inlinable @inline(__always) public var changesData: Bool { self != .read && self != .flush }
 }
 
 public struct OperationFlags: OptionSet, Sendable, Hashable {

@@ -21,11 +21,14 @@ public final class LatencyHistogram {
     }
     deinit { counts.deallocate() }
 
-    public func record(_ time: Nanoseconds) {
-        let value = max(time.count, 1 << bits)
-        let power = UInt64(UInt64.bitWidth - 1 - value.leadingZeroBitCount)
+    public func record(_ time: Nanoseconds) { record(time, bits: bits) }
+    /// - Parameter bits: those of `init`, from who knows them when it is compiled.
+    @inline(__always) fileprivate func record(_ time: Nanoseconds, bits: UInt64) {
+        let value = max(time.count, 1 &<< bits)
+        let power = UInt64(UInt64.bitWidth &- 1 &- value.leadingZeroBitCount)
         // No shift is by more than 63.
-        let bucket = power >= Self.powers ? size - 1 : Int(power &<< bits &+ (value &>> (power &- bits)) & (1 &<< bits &- 1))
+        let bucket =
+            power >= Self.powers ? size &- 1 : Int(truncatingIfNeeded: power &<< bits &+ (value &>> (power &- bits)) & (1 &<< bits &- 1))
         counts[bucket] &+= 1
         total &+= 1
         sum &+= time.count
@@ -56,49 +59,40 @@ public final class LatencyHistogram {
         (0..<size).compactMap { counts[$0] > 0 ? (edge($0), UInt64(counts[$0])) : nil }
     }
 
-    public func clear() {
-        counts.update(repeating: 0, count: size)
-        total = 0
-        sum = 0
-        maximum = .zero
-    }
 }
 
 /// What happened on one device or volume, by operation.
 public final class IOStatistics {
     public struct Direction {
-        public var operations: UInt64 = 0
-        public var bytes: UInt64 = 0
-        public var errors: UInt64 = 0
-        public let latency = LatencyHistogram()
+        public var operations: UInt64 { latency.total }
+        public fileprivate(set) var bytes: UInt64 = 0
+        public fileprivate(set) var errors: UInt64 = 0
+        public let latency = LatencyHistogram(bits: IOStatistics.bits)
     }
-    public private(set) var read = Direction()
-    public private(set) var write = Direction()
-    public private(set) var flush = Direction()
+    private static let bits = 3
+    /// Reads, writes, flushes, discards: in memory of their own, so that a record of one finds its place without a branch.
+    private let directions: UnsafeMutablePointer<Direction>
+    public var read: Direction { directions[0] }
+    public var write: Direction { directions[1] }
+    public var flush: Direction { directions[2] }
     /// discard and writeZeroes
-    public private(set) var discard = Direction()
+    public var discard: Direction { directions[3] }
     public var inFlight: Int = 0
 
-    public init() {}
+    public init() {
+        directions = .allocate(capacity: 4)
+        for i in 0..<4 { (directions + i).initialize(to: Direction()) }
+    }
+    deinit {
+        directions.deinitialize(count: 4)
+        directions.deallocate()
+    }
 
+    /// - Parameter bytes: 0 for a flush.
     public func record(_ operation: Operation, bytes: UInt64, status: IOStatus, time: Nanoseconds) {
-        switch operation {
-        case .read: Self.add(&read, bytes, status, time)
-        case .write: Self.add(&write, bytes, status, time)
-        case .flush: Self.add(&flush, 0, status, time)
-        case .discard, .writeZeroes: Self.add(&discard, bytes, status, time)
-        }
-    }
-    private static func add(_ d: inout Direction, _ bytes: UInt64, _ status: IOStatus, _ time: Nanoseconds) {
-        d.operations &+= 1
-        d.bytes &+= bytes
-        if !status.isOK { d.errors &+= 1 }
-        d.latency.record(time)
-    }
-    public func clear() {
-        read = Direction()
-        write = Direction()
-        flush = Direction()
-        discard = Direction()
+        let direction = directions + Int(min(operation.rawValue, 3))
+        direction.pointee.bytes &+= bytes
+        if !status.isOK { direction.pointee.errors &+= 1 }
+        direction.pointee.latency.record(time, bits: UInt64(Self.bits))
     }
 }

@@ -6,7 +6,8 @@ public import DequeModule
 /// of every domain.
 ///
 /// Order of effects: everything an event causes goes through `work`, a queue, never through recursion, also across
-/// stacked volumes. Operations leave in `deviceOperations` in the order they were caused.
+/// stacked volumes; an event itself goes there only when something waits (`due`). Operations leave in `deviceOperations` in the order
+/// they were caused.
 public final class Engine {
     public let arena: BufferArena
     public let types: [TargetType]
@@ -122,6 +123,9 @@ public final class Engine {
         for timer in due { work.append(.timer(timer.target, timer.slot)) }
     }
 
+    /// What a call of the host causes: at once when nothing waits that was caused before it, which is mostly so.
+    @inline(__always) func due(_ item: Work) { if work.isEmpty && !running { perform(item) } else { work.append(item) } }
+
     private func perform(_ item: Work) {
         switch item {
         case .start(let request): start(request)
@@ -174,21 +178,29 @@ public final class Engine {
             case .complete(let id, let status): finishPiece(id.index, status)
             case .zeroes(let id): finishZeroes(id.index)
             case .submit(let operation): startOwn(operation, handle)
-            case .arm(let timer, let at): arm(handle, timer, at)
-            case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
-            case .event: for volume in volumes(of: handle) { raiseEvent(volume, "target event") }
-            case .identify(let device): requestIdentity(handle, device)
-            case .run(let job, let token): startJob(job, token, handle)
-            case .phaseDone: phaseEnded(slot, nil)
-            case .memberDone(let member): if let slot = slots[member] { phaseEnded(slot, nil) }
-            case .release(let member): work.append(.release(handle, member))
-            case .wake(let resource): work.append(.again(resource))
             case .again: work.append(.again(handle))
-            case .worded: carryOut(actions.takeWorded(), slot)
+            default: carryOutRare(actions.storage[position], slot)
             }
         }
         precondition(isDead || actions.used == count, "an action was appended while others were carried out")
         actions.removeAll()
+    }
+    /// What is not part of a request's way: beside the loop above, whose registers it would take.
+    @inline(never) private func carryOutRare(_ action: Action, _ slot: TargetSlots.Slot) {
+        let handle = slot.owner
+        switch action {
+        case .remap, .remapNotify, .complete, .zeroes, .submit, .again: break
+        case .arm(let timer, let at): arm(handle, timer, at)
+        case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
+        case .event: for volume in volumes(of: handle) { raiseEvent(volume, "target event") }
+        case .identify(let device): requestIdentity(handle, device)
+        case .run(let job, let token): startJob(job, token, handle)
+        case .phaseDone: phaseEnded(slot, nil)
+        case .memberDone(let member): if let slot = slots[member] { phaseEnded(slot, nil) }
+        case .release(let member): work.append(.release(handle, member))
+        case .wake(let resource): work.append(.again(resource))
+        case .worded: carryOut(actions.takeWorded(), slot)
+        }
     }
     private func carryOut(_ action: WordedAction, _ slot: TargetSlots.Slot) {
         switch action {

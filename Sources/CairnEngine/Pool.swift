@@ -37,7 +37,7 @@ struct Pool<Record: PoolRecord>: ~Copyable {
         unsafeMutableAddress { pointer(index) }
     }
 
-    mutating func take(_ record: Record) -> UInt32 {
+    @inline(__always) mutating func take(_ record: Record) -> UInt32 {
         if used == capacity { grow() }
         let index = freeList[capacity &- used &- 1]
         storage[Int(index)] = record
@@ -45,14 +45,14 @@ struct Pool<Record: PoolRecord>: ~Copyable {
         return index
     }
 
-    mutating func give(_ index: UInt32) {
+    @inline(__always) mutating func give(_ index: UInt32) {
         precondition(index < capacity && used > 0, "record index out of range")
         storage[Int(index)].retire()
         used &-= 1
         freeList[capacity &- used &- 1] = index
     }
 
-    private mutating func grow() {
+    @inline(never) private mutating func grow() {
         let larger = UnsafeMutablePointer<Record>.allocate(capacity: capacity * 2)
         larger.moveInitialize(from: storage, count: capacity)
         (larger + capacity).initialize(repeating: blank, count: capacity)

@@ -70,14 +70,11 @@ extension Engine {
     /// A client's request. Checked here, answered through `completions` after `run`.
     public func submit(_ request: Request, to volume: Volume) {
         let status = check(request, volume)
-        if !status.isOK {
-            completions.append(RequestCompletion(token: request.token, status: status))
-            return
-        }
-        accept(request, volume, .client(request.token))
+        if !status.isOK { return completions.append(RequestCompletion(token: request.token, status: status)) }
+        due(.start(accept(request, volume, .client(request.token))))
     }
 
-    func check(_ request: Request, _ volume: Volume) -> IOStatus {
+    @inline(__always) func check(_ request: Request, _ volume: Volume) -> IOStatus {
         if volume.removed { return .shutdown }
         if request.operation == .flush { return .ok }
         let (size, block) = volume.liveTable?._withUnsafeGuaranteedRef { ($0.size.count, UInt64($0.limits.logicalBlock >> 9)) } ?? (0, 1)
@@ -85,112 +82,125 @@ extension Engine {
         if overflow || end > size { return request.operation == .write ? .noSpace : .invalid }
         // A block is a power of two.
         if (request.sector.count | request.count.count) & (block &- 1) != 0 { return .invalid }
-        if request.operation.hasData && UInt64(request.buffer.length) != request.count.bytes.count { return .invalid }
+        // The end in sectors is within the volume, so in bytes it has no overflow.
+        if request.operation.hasData && UInt64(request.buffer.length) != request.count.count &<< 9 { return .invalid }
         if request.operation.changesData && (volume.readOnly || volume.isClaimed) { return .permission }
         if request.operation == .discard && volume.limits.maximumDiscard == 0 { return .unsupported }
         if request.operation == .writeZeroes && volume.limits.maximumWriteZeroes == 0 { return .unsupported }
         return .ok
     }
 
-    private func accept(_ request: Request, _ volume: Volume, _ origin: Origin) {
+    @inline(__always) private func accept(_ request: Request, _ volume: Volume, _ origin: Origin) -> UInt32 {
         arena.retain(request.buffer)
         volume.requests += 1
-        let index = requests.take(
+        return requests.take(
             RequestRecord(
                 volume: Unmanaged.passUnretained(volume), operation: request.operation, flags: request.flags, sector: request.sector,
                 count: request.count, buffer: request.buffer, origin: origin, takesZeroes: request.takesZeroes, started: now))
-        work.append(.start(index))
     }
 
     func start(_ index: UInt32) { requests[index].volume?._withUnsafeGuaranteedRef { start(index, $0) } }
-    private func start(_ index: UInt32, _ volume: Volume) {
+    @inline(__always) private func start(_ index: UInt32, _ volume: Volume) {
         if volume.removed {
             requests[index].status = .shutdown
-            answer(index)
-            return
+            return answer(index)
         }
-        if volume.gateClosed, case .suspendFlush = requests[index].origin {
-        } else if volume.gateClosed {
-            volume.deferred.append(index)
-            return
+        if volume.gateClosed {
+            guard case .suspendFlush = requests[index].origin else { return volume.deferred.append(index) }
         }
         guard let table = volume.liveTable else {
             requests[index].status = .io
-            answer(index)
-            return
+            return answer(index)
         }
         table._withUnsafeGuaranteedRef { cut(index, volume, $0) }
     }
-    private func cut(_ index: UInt32, _ volume: Volume, _ table: Table) {
+    @inline(__always) private func cut(_ index: UInt32, _ volume: Volume, _ table: Table) {
         requests[index].pending = 1  // held by this function until all pieces exist
         volume.inFlight += 1
-        if case .suspendFlush = requests[index].origin {
+        if requests[index].operation != .flush {
+            if split(index, table) { return }
+        } else if case .suspendFlush = requests[index].origin {
             flushDevices(index, table)
-        } else if requests[index].operation == .flush {
-            for target in table.targets {
-                for clone in 0..<target.traits.flushClones { addPiece(index, target, .zero, .zero, 0, clone) }
-            }
         } else {
-            split(index, table)
+            for target in table.targets {
+                for clone in 0..<target.traits.flushClones {
+                    requests[index].pending += 1
+                    addPiece(index, target, .zero, .zero, .none, clone)
+                }
+            }
         }
         release(index, .ok)
     }
 
-    private func split(_ index: UInt32, _ table: Table) {
+    /// True: the last piece has taken over the hold.
+    @inline(__always) private func split(_ index: UInt32, _ table: Table) -> Bool {
         let operation = requests[index].operation, first = requests[index].sector
         var sector = first, left = requests[index].count
         if sector + left > table.size || operation.changesData && table.readOnly {
             requests[index].status = .io  // the table changed under a parked request
-            return
+            return false
         }
         while left > .zero {
-            let offset = Int((sector - first).bytes.count)
-            let count = table.borrowedTarget(of: sector)._withUnsafeGuaranteedRef { addPieces(index, table, $0, sector, left, offset) }
+            let count = table.borrowedTarget(of: sector)._withUnsafeGuaranteedRef { target in
+                operation.hasData
+                    ? addData(index, table, target, sector, left, Int((sector - first).bytes.count))
+                    : addRange(index, table, target, sector, left)
+            }
             sector += count
             left -= count
         }
+        return operation.hasData && sector > first
     }
 
-    /// As much of the request as fits into one piece of this target, once for each clone; how much that is.
-    private func addPieces(
+    /// As much of a read or write as fits into one piece of this target; how much that is.
+    @inline(__always) private func addData(
         _ index: UInt32, _ table: Table, _ target: Target, _ sector: Sectors, _ left: Sectors, _ offset: Int
     ) -> Sectors {
-        let operation = requests[index].operation
         let inside = sector - target.start
         var count = min(left, target.length - inside)
-        var clones = 1
-        if operation.hasData {
-            let cut = UInt64(target.traits.maximumIO), transfer = UInt64(table.limits.maximumTransfer)
-            if cut > 0 {
-                // Mostly a power of two, and a division takes longer than all else here.
-                let over = cut & (cut - 1) == 0 ? inside.count & (cut - 1) : inside.count % cut
-                count = min(count, Sectors(cut - over))
-            }
-            if transfer > 0 { count = min(count, Sectors(transfer)) }
-        } else {
-            let traits = target.traits
-            clones = operation == .discard ? traits.discardClones : traits.writeZeroesClones
-            let limit = operation == .discard ? table.limits.maximumDiscard : table.limits.maximumWriteZeroes
-            if limit > 0 { count = min(count, Sectors(UInt64(limit))) }
-            if traits.maximumRange > 0 { count = min(count, Sectors(traits.maximumRange)) }
-            if clones == 0 { requests[index].status = requests[index].status.joined(.unsupported) }
+        let cut = UInt64(target.traits.maximumIO), transfer = UInt64(table.limits.maximumTransfer)
+        if cut > 0 {
+            // Mostly a power of two, and a division takes longer than all else here.
+            let over = cut & (cut &- 1) == 0 ? inside.count & (cut &- 1) : inside.count % cut
+            count = min(count, Sectors(cut &- over))
         }
-        for clone in 0..<clones { addPiece(index, target, inside, count, offset, clone) }
+        if transfer > 0 { count = min(count, Sectors(transfer)) }
+        if count < left { requests[index].pending += 1 }
+        let buffer = requests[index].buffer.slice(from: offset, length: Int(count.bytes.count))
+        addPiece(index, target, inside, count, buffer, 0)
         return count
     }
 
-    private func addPiece(_ index: UInt32, _ target: Target, _ sector: Sectors, _ count: Sectors, _ offset: Int, _ clone: Int) {
-        let request = requests.pointer(index), operation = request.pointee.operation
-        let buffer = operation.hasData ? request.pointee.buffer.slice(from: offset, length: Int(count.bytes.count)) : .none
-        request.pointee.pending += 1
+    /// The same of a discard or of zeroes to be written, once for each clone.
+    private func addRange(_ index: UInt32, _ table: Table, _ target: Target, _ sector: Sectors, _ left: Sectors) -> Sectors {
+        let inside = sector - target.start, traits = target.traits
+        let isDiscard = requests[index].operation == .discard
+        let clones = isDiscard ? traits.discardClones : traits.writeZeroesClones
+        let limit = isDiscard ? table.limits.maximumDiscard : table.limits.maximumWriteZeroes
+        var count = min(left, target.length - inside)
+        if limit > 0 { count = min(count, Sectors(UInt64(limit))) }
+        if traits.maximumRange > 0 { count = min(count, Sectors(traits.maximumRange)) }
+        if clones == 0 { requests[index].status = requests[index].status.joined(.unsupported) }
+        for clone in 0..<clones {
+            requests[index].pending += 1
+            addPiece(index, target, inside, count, .none, clone)
+        }
+        return count
+    }
+
+    /// A piece, which is already counted as pending, goes to its target.
+    private func addPiece(_ index: UInt32, _ target: Target, _ sector: Sectors, _ count: Sectors, _ buffer: Buffer, _ clone: Int) {
+        let request = requests.pointer(index), operation = request.pointee.operation, flags = request.pointee.flags
         let piece = pieces.take(
             PieceRecord(
-                place: .target, request: index, target: target.handle, operation: operation, flags: request.pointee.flags,
-                sector: sector, count: count, buffer: buffer, clone: Int32(clone), started: now))
+                place: .target, request: index, target: target.handle, operation: operation, flags: flags, sector: sector, count: count,
+                buffer: buffer, clone: Int32(truncatingIfNeeded: clone), started: now))
         guard let slot = slots.borrowed(target.handle) else { preconditionFailure("a target of a live table has no slot") }
         slot._withUnsafeGuaranteedRef {
             $0.statistics.inFlight += 1
-            target.map(view(piece), now: now, into: &actions)
+            let view = Piece(
+                id: PieceID(piece), operation: operation, flags: flags, sector: sector, count: count, buffer: buffer, clone: clone)
+            target.map(view, now: now, into: &actions)
             carryOut($0)
         }
     }
@@ -219,7 +229,7 @@ extension Engine {
     }
 
     /// Send a piece of a target to a lower device.
-    func forward(_ index: UInt32, _ device: DeviceID, _ sector: Sectors, notify: Bool, tag: UInt32) {
+    @inline(never) func forward(_ index: UInt32, _ device: DeviceID, _ sector: Sectors, notify: Bool, tag: UInt32) {
         precondition(pieces[index].place == .target, "a piece was remapped that the target does not have")
         if pieces[index].orphan { return discardOrphan(index) }
         pieces[index].device = device.index
@@ -231,7 +241,7 @@ extension Engine {
     }
 
     /// An I/O of a target's own.
-    func startOwn(_ operation: SubOperation, _ handle: UInt32) {
+    @inline(never) func startOwn(_ operation: SubOperation, _ handle: UInt32) {
         arena.retain(operation.buffer)
         let index = pieces.take(
             PieceRecord(
@@ -266,7 +276,7 @@ extension Engine {
     }
 
     /// A read of zeroes is answered: in a word when it is all that its client asked for, and who takes that.
-    func finishZeroes(_ index: UInt32) {
+    @inline(never) func finishZeroes(_ index: UInt32) {
         let piece = pieces.pointer(index), request = piece.pointee.request
         if !piece.pointee.orphan && request != PieceRecord.noRequest {  // else the memory is somebody else's by now
             if requests[request].takesZeroes && requests[request].count == piece.pointee.count {
@@ -280,7 +290,7 @@ extension Engine {
     }
 
     /// The piece is answered.
-    func finishPiece(_ index: UInt32, _ status: IOStatus) {
+    @inline(never) func finishPiece(_ index: UInt32, _ status: IOStatus) {
         precondition(pieces[index].place == .target, "a piece was completed that the target does not have")
         if pieces[index].orphan { return discardOrphan(index) }
         let piece = pieces.pointer(index), request = piece.pointee.request
@@ -293,46 +303,47 @@ extension Engine {
         release(request, status)
     }
 
-    private func release(_ index: UInt32, _ status: IOStatus) {
+    @inline(__always) private func release(_ index: UInt32, _ status: IOStatus) {
         let request = requests.pointer(index)
         request.pointee.status = request.pointee.status.joined(status)
         request.pointee.pending -= 1
-        if request.pointee.pending > 0 { return }
-        request.pointee.volume?._withUnsafeGuaranteedRef { volume in
-            volume.inFlight -= 1
-            if case .suspendFlush = request.pointee.origin {
-            } else {
-                volume.statistics.record(
-                    request.pointee.operation, bytes: request.pointee.count.bytes.count, status: request.pointee.status,
-                    time: now - request.pointee.started)
-            }
-            if volume.transition != nil && volume.inFlight == 0 { append(.step(volume)) }
+        if request.pointee.pending == 0 { request.pointee.volume?._withUnsafeGuaranteedRef { finishRequest(index, $0) } }
+    }
+    private func finishRequest(_ index: UInt32, _ volume: Volume) {
+        let request = requests.pointer(index)
+        volume.inFlight -= 1
+        if case .suspendFlush = request.pointee.origin {
+        } else {
+            volume.statistics.record(
+                request.pointee.operation, bytes: request.pointee.count.bytes.count, status: request.pointee.status,
+                time: now - request.pointee.started)
         }
+        if volume.transition != nil && volume.inFlight == 0 { append(.step(volume)) }
         answer(index)
     }
 
     private func answer(_ index: UInt32) {
-        let status = requests[index].status, origin = requests[index].origin, isZeroes = requests[index].isZeroes
-        arena.release(requests[index].buffer)
-        switch origin {
+        let request = requests.pointer(index), status = request.pointee.status
+        arena.release(request.pointee.buffer)
+        switch request.pointee.origin {
         case .none: break
-        case .client(let token): completions.append(RequestCompletion(token: token, status: status, isZeroes: isZeroes))
+        case .client(let token):
+            completions.append(RequestCompletion(token: token, status: status, isZeroes: request.pointee.isZeroes))
         case .piece(let piece): work.append(.below(piece, status))
-        case .suspendFlush:
-            if let volume = requests[index].volume?.takeUnretainedValue() {
-                volume.flushPending = false
-                if !status.isOK {
-                    volume.transition?.error = TargetError(
-                        "flushing failed", status: status,
-                        hint: "writes since the last good flush may be lost; remove --force gives them up")
-                }
-                append(.step(volume))
-            }
+        case .suspendFlush: request.pointee.volume?._withUnsafeGuaranteedRef { suspendFlushDone($0, status) }
         }
         forget(index)
     }
+    private func suspendFlushDone(_ volume: Volume, _ status: IOStatus) {
+        volume.flushPending = false
+        if !status.isOK {
+            volume.transition?.error = TargetError(
+                "flushing failed", status: status, hint: "writes since the last good flush may be lost; remove --force gives them up")
+        }
+        append(.step(volume))
+    }
     /// The record is free again.
-    func forget(_ index: UInt32) {
+    @inline(__always) func forget(_ index: UInt32) {
         requests[index].volume?._withUnsafeGuaranteedRef { volume in
             volume.requests -= 1
             if volume.removed && volume.requests == 0 { leaving.removeAll { $0 === volume } }
@@ -347,12 +358,12 @@ extension Engine {
             operation: piece.operation, flags: piece.flags, sector: piece.lowerSector, count: piece.count, buffer: piece.buffer,
             token: 0)
         if volume.removed { return work.append(.below(index, .shutdown)) }
-        accept(request, volume, .piece(index))
+        work.append(.start(accept(request, volume, .piece(index))))
     }
 
     func startSuspendFlush(_ volume: Volume) {
         volume.flushPending = true
-        accept(
-            Request(operation: .flush, flags: [], sector: .zero, count: .zero, buffer: .none, token: 0), volume, .suspendFlush)
+        let flush = Request(operation: .flush, flags: [], sector: .zero, count: .zero, buffer: .none, token: 0)
+        work.append(.start(accept(flush, volume, .suspendFlush)))
     }
 }

@@ -41,6 +41,28 @@ import Testing
         #expect(host.flush(error).isOK)
     }
 
+    /// Each is answered once, whichever of its pieces ends last: none, the first, or one that failed at once.
+    @Test func everyRequestIsAnswered() throws {
+        let host = makeHost()
+        let volume = try host.create("v", "0 8 linear a 0\n8 8 zero\n16 8 linear b 0\n24 8 error")
+        let requests: [(Operation, UInt64, UInt64, IOStatus)] = [
+            (.read, 0, 0, .ok), (.write, 32, 0, .ok), (.read, 0, 16, .ok), (.read, 8, 16, .ok), (.read, 8, 8, .ok), (.read, 16, 16, .io),
+            (.write, 4, 8, .ok), (.write, 12, 20, .io), (.discard, 4, 24, .io), (.discard, 4, 16, .ok), (.flush, 0, 0, .ok),
+        ]
+        for (operation, sector, count, expected) in requests {
+            let data = operation == .write ? pattern(sector, count) : []
+            #expect(
+                host.answer(host.submit(operation, to: volume, sector, count, data: data)) == expected, "\(operation) \(sector) \(count)")
+        }
+        #expect(volume.inFlight == 0)
+        // All at once, as well.
+        let tokens = requests.map { (operation, sector, count, _) in
+            host.submit(operation, to: volume, sector, count, data: operation == .write ? pattern(sector, count) : [])
+        }
+        for (token, request) in zip(tokens, requests) { #expect(host.answer(token) == request.3, "\(request)") }
+        try host.remove(volume)
+    }
+
     @Test(arguments: [(1, 8), (2, 8), (3, 8), (3, 5), (5, 7), (2, 1)] as [(UInt64, UInt64)])
     func stripedMatchesTheFormula(_ stripes: UInt64, _ chunk: UInt64) throws {
         let host = makeHost(seed: stripes * 100 + chunk)

@@ -112,8 +112,9 @@ extension Engine {
             pieces[cookie].stage = .syncing
             return sendFlush(cookie, device)
         }
+        if !piece.orphan { return due(.below(cookie, status)) }
         work.append(.below(cookie, status))
-        if piece.orphan { dropIfUnused(device) }
+        dropIfUnused(device)
     }
 
     // MARK: Flush
