@@ -50,7 +50,7 @@ package final class BenchLoad {
 
     /// - Parameters:
     ///   - size: bytes of the volume; at least one block.
-    ///   - memory: of each slot, `plan.block` bytes, aligned to 8. Lives as long as the load.
+    ///   - memory: of each slot, `plan.block` bytes, aligned to 8. Lives until the slot is placed elsewhere.
     package init(_ plan: BenchPlan, size: UInt64, memory: [UnsafeMutableRawPointer]) {
         precondition(memory.count == plan.slots && size >= UInt64(plan.block) && plan.mix.total > 0)
         self.plan = plan
@@ -118,8 +118,6 @@ package final class BenchLoad {
         guard let rate = plan.rate, phase == .ramp || phase == .measured else { return nil }
         return begun + Nanoseconds(UInt64(Double(issued) * 1e9 / rate))
     }
-
-    package var hasFreeSlot: Bool { freeCount > 0 }
 
     /// Begin the ramp.
     package func begin(now: Nanoseconds) { begun = now }

@@ -92,18 +92,20 @@ package final class LocalBench {
             if moved { continue }
             if isDone(now) { return }
             var wake = now + .milliseconds(50)
-            if load.hasFreeSlot, let due = load.nextDue { wake = min(wake, due) }
+            if load.nextSlot != nil, let due = load.nextDue { wake = min(wake, due) }
             local.sleep(until: wake)
             now = monotonicNow()
         }
     }
 
     private func submitAll() {
+        // Targets take the moment of a request from the engine.
+        engine.advance(to: now)
         // Who looks at what was read must have the bytes, of zeroes, too.
         let takesZeroes = !load.plan.verify
         while let slot = load.nextSlot {
             if buffers[slot].isNone {
-                // Without memory nothing is issued; what is under way will give some back.
+                // Without memory nothing is issued; what is under way, or held by a target, will give some back.
                 guard let buffer = arena.allocate(load.plan.block, for: .client), let start = arena.bytes(buffer).baseAddress else {
                     return
                 }

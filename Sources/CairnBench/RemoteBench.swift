@@ -110,7 +110,7 @@ package final class RemoteBench {
                 }
             }
             var wake = now + .milliseconds(50)
-            if load.hasFreeSlot, let due = load.nextDue { wake = min(wake, due) }
+            if load.nextSlot != nil, let due = load.nextDue { wake = min(wake, due) }
             poller.wait(wake - now)
             now = monotonicNow()
             for event in poller.events where event.readable || event.hangUp {

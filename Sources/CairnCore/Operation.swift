@@ -1,4 +1,4 @@
-/// What a request asks of a block device, in the words of the Linux block layer.
+/// What a request asks of a block device, in the words of the Linux block layer. `IOStatistics` counts on the order.
 public enum Operation: UInt8, Sendable, CaseIterable {
     case read, write, flush, discard, writeZeroes
 

@@ -58,19 +58,20 @@ public final class LatencyHistogram {
     public var buckets: [(edge: Nanoseconds, count: UInt64)] {
         (0..<size).compactMap { counts[$0] > 0 ? (edge($0), UInt64(counts[$0])) : nil }
     }
-
 }
 
 /// What happened on one device or volume, by operation.
 public final class IOStatistics {
     public struct Direction {
+        /// These, and the latencies, go on with the device; bytes and errors are of the moment that one looks.
         public var operations: UInt64 { latency.total }
         public fileprivate(set) var bytes: UInt64 = 0
         public fileprivate(set) var errors: UInt64 = 0
         public let latency = LatencyHistogram(bits: IOStatistics.bits)
     }
     private static let bits = 3
-    /// Reads, writes, flushes, discards: in memory of their own, so that a record of one finds its place without a branch.
+    /// Reads, writes, flushes, discards, in the order of `Operation`: in memory of their own, so that a record of one finds its place
+    /// without a branch.
     private let directions: UnsafeMutablePointer<Direction>
     public var read: Direction { directions[0] }
     public var write: Direction { directions[1] }

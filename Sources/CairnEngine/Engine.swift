@@ -6,8 +6,8 @@ public import DequeModule
 /// of every domain.
 ///
 /// Order of effects: everything an event causes goes through `work`, a queue, never through recursion, also across
-/// stacked volumes; an event itself goes there only when something waits (`due`). Operations leave in `deviceOperations` in the order
-/// they were caused.
+/// stacked volumes. A request, or the end of an operation, is itself carried out as it comes when nothing waits (`feed`). Operations
+/// leave in `deviceOperations` in the order they were caused.
 public final class Engine {
     public let arena: BufferArena
     public let types: [TargetType]
@@ -55,7 +55,8 @@ public final class Engine {
     var actions = ActionList()
     var catalogMemory: [String: DeviceID] = [:]
     private var random: SplitMix64
-    private var running = false
+    /// In `run`, or in a target's hands: nobody may feed events.
+    var busy = false
 
     struct TimerRecord {
         let target: UInt32
@@ -90,9 +91,9 @@ public final class Engine {
 
     /// Carry out everything that is due at `time`. The host calls it after feeding events and then drains the outboxes.
     public func run(now time: Nanoseconds) {
-        precondition(!running, "the engine is not reentrant")
-        running = true
-        defer { running = false }
+        precondition(!busy, "the engine is not reentrant")
+        busy = true
+        defer { busy = false }
         advance(to: time)
         fireTimers()
         checkDeadlines()
@@ -123,8 +124,12 @@ public final class Engine {
         for timer in due { work.append(.timer(timer.target, timer.slot)) }
     }
 
-    /// What a call of the host causes: at once when nothing waits that was caused before it, which is mostly so.
-    @inline(__always) func due(_ item: Work) { if work.isEmpty && !running { perform(item) } else { work.append(item) } }
+    /// An event of the host: carried out at once when nothing waits that was caused before it, which is mostly so, else behind that. Before
+    /// the timers that are due, too.
+    @inline(__always) func feed(_ item: Work) {
+        precondition(!busy, "the engine is not reentrant")
+        if work.isEmpty { perform(item) } else { work.append(item) }
+    }
 
     private func perform(_ item: Work) {
         switch item {
@@ -189,7 +194,7 @@ public final class Engine {
     @inline(never) private func carryOutRare(_ action: Action, _ slot: TargetSlots.Slot) {
         let handle = slot.owner
         switch action {
-        case .remap, .remapNotify, .complete, .zeroes, .submit, .again: break
+        case .remap, .remapNotify, .complete, .zeroes, .submit, .again: preconditionFailure("not rare")
         case .arm(let timer, let at): arm(handle, timer, at)
         case .disarm(let timer): timers.removeAll { $0.target == handle && $0.slot == timer }
         case .event: for volume in volumes(of: handle) { raiseEvent(volume, "target event") }

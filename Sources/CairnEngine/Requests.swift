@@ -67,16 +67,16 @@ struct PieceRecord: PoolRecord {
 }
 
 extension Engine {
-    /// A client's request. Checked here, answered through `completions` after `run`.
+    /// A client's request. Checked here, answered through `completions`, now or after a `run`.
     public func submit(_ request: Request, to volume: Volume) {
         let status = check(request, volume)
         if !status.isOK { return completions.append(RequestCompletion(token: request.token, status: status)) }
-        due(.start(accept(request, volume, .client(request.token))))
+        feed(.start(accept(request, volume, .client(request.token))))
     }
 
     @inline(__always) func check(_ request: Request, _ volume: Volume) -> IOStatus {
         if volume.removed { return .shutdown }
-        if request.operation == .flush { return .ok }
+        if request.operation == .flush { return request.count == .zero ? .ok : .invalid }
         let (size, block) = volume.liveTable?._withUnsafeGuaranteedRef { ($0.size.count, UInt64($0.limits.logicalBlock >> 9)) } ?? (0, 1)
         let (end, overflow) = request.sector.count.addingReportingOverflow(request.count.count)
         if overflow || end > size { return request.operation == .write ? .noSpace : .invalid }
@@ -115,7 +115,7 @@ extension Engine {
         table._withUnsafeGuaranteedRef { cut(index, volume, $0) }
     }
     @inline(__always) private func cut(_ index: UInt32, _ volume: Volume, _ table: Table) {
-        requests[index].pending = 1  // held by this function until all pieces exist
+        requests[index].pending = 1  // a hold, until all pieces exist
         volume.inFlight += 1
         if requests[index].operation != .flush {
             if split(index, table) { return }
@@ -132,7 +132,7 @@ extension Engine {
         release(index, .ok)
     }
 
-    /// True: the last piece has taken over the hold.
+    /// True: the last piece has taken over the hold, and the record may be another request's by now.
     @inline(__always) private func split(_ index: UInt32, _ table: Table) -> Bool {
         let operation = requests[index].operation, first = requests[index].sector
         var sector = first, left = requests[index].count
@@ -152,7 +152,7 @@ extension Engine {
         return operation.hasData && sector > first
     }
 
-    /// As much of a read or write as fits into one piece of this target; how much that is.
+    /// As much of a read or write as fits into one piece of this target; how much that is. The last piece takes over the request's hold.
     @inline(__always) private func addData(
         _ index: UInt32, _ table: Table, _ target: Target, _ sector: Sectors, _ left: Sectors, _ offset: Int
     ) -> Sectors {

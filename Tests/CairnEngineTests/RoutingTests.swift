@@ -63,6 +63,19 @@ import Testing
         try host.remove(volume)
     }
 
+    /// What comes while something waits goes behind it: the piece of the volume above was caused first.
+    @Test func nobodyOvertakes() throws {
+        let host = makeHost()
+        let low = try host.create("low", "0 100 linear a 0"), high = try host.create("high", "0 100 linear low 0")
+        _ = host.submit(.write, to: high, 5, data: pattern(5, 1))
+        _ = host.submit(.write, to: low, 7, data: pattern(7, 1))
+        _ = host.submit(.write, to: high, 9, data: pattern(9, 1))
+        host.engine.run(now: host.engine.now)
+        var order: [UInt64] = []
+        while let operation = host.engine.deviceOperations.popFirst() { order.append(operation.offset.sectors.count) }
+        #expect(order == [5, 7, 9])
+    }
+
     @Test(arguments: [(1, 8), (2, 8), (3, 8), (3, 5), (5, 7), (2, 1)] as [(UInt64, UInt64)])
     func stripedMatchesTheFormula(_ stripes: UInt64, _ chunk: UInt64) throws {
         let host = makeHost(seed: stripes * 100 + chunk)

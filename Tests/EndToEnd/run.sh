@@ -1113,6 +1113,11 @@ assert 0 < t["p50"] <= t["p90"] <= t["p99"] <= t["p99.9"] <= t["max"], b' || fai
     # The content counts: a device that loses a write is found out.
     cairn bench --table "0 32768 flakey a.img 0 0 60 1 drop_writes" --mix write --depth 4 --operations 100 --verify > out.txt 2>&1 && fail "nobody missed the writes"
     grep -q 'The content is wrong' out.txt || fail "$(cat out.txt)"
+    # Who sleeps between two requests is served by the clock of now, not of before.
+    cairn bench --table "0 32768 delay a.img 0 40" --rate 20 --operations 6 -o json > out.json || fail "at a rate: $(cat out.json)"
+    /usr/bin/python3 -c 'import json
+t = json.load(open("out.json"))["bench"]["read"]["latency_ns"]
+assert t["p50"] >= 38000000, t' || fail "a delay that is none"
     # Both hosts, a cache, its cleaner behind it.
     for io in ring threads; do
         cairn bench --table "0 32768 linear a.img 0" --yes --io $io --mix read=50,write=50 --depth 32 --verify --operations 2000 > out.txt 2>&1 || fail "$io: $(cat out.txt)"

@@ -112,9 +112,7 @@ extension Engine {
             pieces[cookie].stage = .syncing
             return sendFlush(cookie, device)
         }
-        if !piece.orphan { return due(.below(cookie, status)) }
-        work.append(.below(cookie, status))
-        dropIfUnused(device)
+        feed(.below(cookie, status))
     }
 
     // MARK: Flush

@@ -14,7 +14,8 @@ public enum Action {
     case zeroes(PieceID)
     /// Start an I/O of the target's own.
     case submit(SubOperation)
-    /// (Re-)arm one of the target's timers, 0 ..< 8; it fires once at or after that moment.
+    /// (Re-)arm one of the target's timers, 0 ..< 8; it fires once at or after that moment. One that was due, and had not fired, does not
+    /// when it is armed for later or disarmed.
     case arm(timer: Int, at: Nanoseconds)
     case disarm(timer: Int)
     /// Raise the volume's event number.
@@ -31,7 +32,7 @@ public enum Action {
     case release(UInt32)
     /// Call `again` of the resource with this handle.
     case wake(UInt32)
-    /// Call `Target.again` once more when these actions have been carried out.
+    /// Call `Target.again` once more when these actions have been carried out; not the end of a turn: more may come in it.
     case again
     /// The next `WordedAction` of the list stands here.
     case worded

@@ -83,7 +83,12 @@ extension Engine {
         let target = table.target(of: Sectors(sector))
         guard let slot = slots[target.handle] else { return false }
         var opened: [Table.Use] = []
-        defer { carryOut(slot) }
+        // `open` calls the host.
+        busy = true
+        defer {
+            busy = false
+            carryOut(slot)
+        }
         let context = OrderContext(
             ticket: ticket, arena: arena, uuid: randomUUID(), seed: nextSeed(),
             open: { [self] (word, type) throws(TargetError) in
