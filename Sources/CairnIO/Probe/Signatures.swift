@@ -105,7 +105,11 @@ package enum Signatures {
         let flags = try system("reading the descriptor's flags") { fcntl(fd, F_GETFL) }
         if flags & directFlag == 0 { return try body() }
         _ = try system("leaving direct I/O") { fcntl(fd, F_SETFL, flags & ~directFlag) }
-        defer { _ = fcntl(fd, F_SETFL, flags) }
+        defer {
+            _ = fcntl(fd, F_SETFL, flags)
+            // What libblkid has read, 2 MiB: a direct write to a cached page waits in a kernel worker until that is dropped.
+            _ = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED)
+        }
         return try body()
     }
 
