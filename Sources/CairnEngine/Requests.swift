@@ -190,17 +190,15 @@ extension Engine {
 
     /// A piece, which is already counted as pending, goes to its target.
     private func addPiece(_ index: UInt32, _ target: Target, _ sector: Sectors, _ count: Sectors, _ buffer: Buffer, _ clone: Int) {
-        let request = requests.pointer(index), operation = request.pointee.operation, flags = request.pointee.flags
+        let request = requests.pointer(index)
         let piece = pieces.take(
             PieceRecord(
-                place: .target, request: index, target: target.handle, operation: operation, flags: flags, sector: sector, count: count,
-                buffer: buffer, clone: Int32(truncatingIfNeeded: clone), started: now))
+                place: .target, request: index, target: target.handle, operation: request.pointee.operation,
+                flags: request.pointee.flags, sector: sector, count: count, buffer: buffer, clone: Int32(clone), started: now))
         guard let slot = slots.borrowed(target.handle) else { preconditionFailure("a target of a live table has no slot") }
         slot._withUnsafeGuaranteedRef {
             $0.statistics.inFlight += 1
-            let view = Piece(
-                id: PieceID(piece), operation: operation, flags: flags, sector: sector, count: count, buffer: buffer, clone: clone)
-            target.map(view, now: now, into: &actions)
+            target.map(view(piece), now: now, into: &actions)
             carryOut($0)
         }
     }
