@@ -164,5 +164,68 @@ extension CairnIOTests {
             let error = try #require(refusal(loop.path))
             #expect(error.status == .busy && error.text.contains("mounted on \(scratch.path)/m p"), "\(error.text)")
         }
+
+        // MARK: Who has gone
+
+        /// A lock on `path` whose taker has ended, as after a kill: the descriptor that keeps it.
+        func lockOfOneThatEnded(_ path: String) throws -> OwnedFD {
+            let fd = OwnedFD(try system("opening \(path)") { Glibc.open(path, O_RDWR) })  // inherited by flock(1)
+            try #require(Scratch.run("flock", "-n", "\(fd.raw)") != nil)
+            fcntl(fd.raw, F_SETFD, FD_CLOEXEC)
+            return fd
+        }
+        func closed(_ fd: consuming OwnedFD, after microseconds: UInt32) -> Task<Void, Never> {
+            let raw = fd.take()
+            return Task.detached {
+                usleep(microseconds)
+                close(raw)
+            }
+        }
+
+        @Test func aLockOfOneThatEndedIsWaitedFor() async throws {
+            let scratch = Scratch()
+            let path = scratch.file("x", size: 65536)
+            let later = closed(try lockOfOneThatEnded(path), after: 100_000)
+            #expect(refusal(path) == nil)
+            await later.value
+        }
+
+        @Test func aLockThatOutlivesItsTakerIsRefusedAfterASecond() throws {
+            let scratch = Scratch()
+            let path = scratch.file("x", size: 65536)
+            let keeper = try lockOfOneThatEnded(path)
+            let start = monotonicNow()
+            let error = try #require(refusal(path))
+            #expect(error.status == .busy && monotonicNow() - start > Nanoseconds(900_000_000))
+            // Where the taker's pid is one of another namespace, nothing is known of it.
+            #expect(error.text.contains(", which has ended") || error.text.contains("another process"), "\(error.text)")
+            keeper.close()
+        }
+
+        @Test func aBlockDeviceThatIsOpenIsWaitedFor() async throws {
+            let scratch = Scratch()
+            guard let loop = LoopDevice(scratch.file("disk", size: 1 << 20)) else { return }
+            let later = closed(try openFile(loop.path, O_RDWR | O_EXCL), after: 100_000)
+            #expect(refusal(loop.path) == nil)
+            await later.value
+            let keeper = try openFile(loop.path, O_RDWR | O_EXCL)
+            let error = try #require(refusal(loop.path))
+            #expect(error.status == .busy && error.text.contains("has it open exclusively"), "\(error.text)")
+            keeper.close()
+        }
+
+        @Test(
+            arguments: [
+                ("1 (x) S", 0x40_0140, 0, true), ("1 (x) D", 0x40_0140, 0, true), ("1 (x) Z", 0x40_0140, 0, false),
+                ("1 (a) Z) R", 0x40_0140, 1 << 14, true),  // a name of all sorts, a SIGTERM that waits
+                ("1 (x) R", 0x40_0144, 0, false), ("1 (x) R", 0x40_0140, 1 << 8, false),
+            ]) func whoLives(head: String, flags: Int, pending: Int, lives: Bool)
+        {
+            let between = "0 0 0 0 -1 \(flags)" + String(repeating: " 7", count: 21)
+            #expect(DeviceUse.lives("\(head) \(between) \(pending) 0 0") == lives)
+        }
+
+        @Test(arguments: ["", "1", "1 (x)", "1 (x) S 0 0 0 0 -1", "1 (x) S a b c d e f g h i j k l m n o p q r s t u v w x y z 1 2 3 4"])
+        func whatIsNoStateIsNoLife(_ text: String) { #expect(!DeviceUse.lives(text)) }
     }
 }

@@ -6,13 +6,6 @@ def cairn(*a):
     p=subprocess.run([C,*a],capture_output=True,text=True)
     if p.returncode: print("FAILED seed",seed,a,p.stderr); sys.exit(1)
     return p.stdout.strip()
-def gone(pid):
-    # Its locks go with it, which may take a moment on a busy machine.
-    for _ in range(1000):
-        try: state=open("/proc/%d/stat"%pid).read().rsplit(")",1)[1].split()[0]; threads=len(os.listdir("/proc/%d/task"%pid))
-        except OSError: return
-        if state=="Z" and threads<2: return
-        time.sleep(0.01)
 d=os.getcwd()
 def sh(x): subprocess.run(x,shell=True,check=True)
 sh("truncate -s 16M backing.img; truncate -s 8M cache.img")
@@ -52,7 +45,8 @@ for r in range(rounds):
         else:
             got=bytes(h.pread(B,i*B))
             if got!=block(i,maybe[i][-1]): print("STALE READ seed",seed,"round",r,"block",i,maybe[i][-5:],got[:40]); sys.exit(1)
-    os.kill(pid,signal.SIGKILL); gone(pid)
+    # The next create comes at once: it waits for the locks of one that was killed.
+    os.kill(pid,signal.SIGKILL)
     # SIGKILL loses nothing answered, for the page cache lives. In write-back an answered write that was not flushed may be lost:
     # its data stands in the cache, the entry that says so was still in memory.
     if mode!="writeback":

@@ -90,21 +90,25 @@ package enum DeviceOpener {
     }
 
     private static func openFD(_ path: String, _ flags: Int32, _ writable: Bool, readOnly: inout Bool) throws(TargetError) -> OwnedFD {
-        do throws(SystemError) {
-            return try openFile(path, flags | O_RDWR | O_NONBLOCK)
-        } catch {
-            if writable || ![EACCES, EROFS, EPERM].contains(error.errno) { throw refusal(path, error.errno) }
+        let patience = DeviceUse.Patience()
+        while true {
+            var number: Int32
+            do throws(SystemError) {
+                return try openFile(path, flags | (readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK)
+            } catch { number = error.errno }
+            if !readOnly && !writable && [EACCES, EROFS, EPERM].contains(number) {
+                readOnly = true
+            } else if number != EBUSY || !DeviceUse.holders(of: path).isEmpty || !patience.more() {
+                throw refusal(path, number)
+            }
         }
-        readOnly = true
-        do throws(SystemError) {
-            return try openFile(path, flags | O_RDONLY | O_NONBLOCK)
-        } catch { throw refusal(path, error.errno) }
     }
 
     private static func refusal(_ path: String, _ number: Int32) -> TargetError {
         if number != EBUSY { return failure(path, number) }
-        return TargetError(
-            "\(prefix)\(path) is in use: \(DeviceUse.holders(of: path))", status: .busy, hint: "unmount it, or stop what holds it")
+        let holders = DeviceUse.holders(of: path)
+        let who = holders.isEmpty ? "another program has it open exclusively" : holders.joined(separator: ", ")
+        return TargetError("\(prefix)\(path) is in use: \(who)", status: .busy, hint: "unmount it, or stop what holds it")
     }
 
     static func major(_ number: dev_t) -> UInt64 { UInt64(number) >> 8 & 0xFFF | UInt64(number) >> 32 & 0xFFFF_F000 }

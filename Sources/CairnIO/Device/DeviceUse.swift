@@ -5,14 +5,28 @@ import Glibc
 
 /// Who else uses a device.
 enum DeviceUse {
+    /// Waits, a second at most, for what nobody who lives holds. A program that was killed is gone before its files are: a
+    /// worker of the kernel takes its ring apart, and with it the registered files and the requests under way, and only
+    /// then their locks end (up to 14 ms later here, more on a busy machine).
+    struct Patience {
+        private let start = monotonicNow()
+
+        /// False when the second is over; else a few milliseconds later.
+        func more() -> Bool {
+            if monotonicNow() - start > Nanoseconds(1_000_000_000) { return false }
+            usleep(5000)
+            return true
+        }
+    }
+
     // MARK: Block devices
 
-    /// Who holds a block device, as far as the system tells, for the sentence of EBUSY.
-    static func holders(of path: String) -> String {
+    /// Who holds a block device, as far as the system tells, for the sentence of EBUSY: of a program that has it open
+    /// exclusively nothing can be told.
+    static func holders(of path: String) -> [String] {
         var info = stat()
-        guard stat(path, &info) == 0 else { return "it cannot be looked at any more" }
-        let who = holders("\(DeviceOpener.major(info.st_rdev)):\(DeviceOpener.minor(info.st_rdev))", info.st_rdev)
-        return who.isEmpty ? "another program has it open exclusively" : who.joined(separator: ", ")
+        guard stat(path, &info) == 0 else { return ["it cannot be looked at any more"] }
+        return holders("\(DeviceOpener.major(info.st_rdev)):\(DeviceOpener.minor(info.st_rdev))", info.st_rdev)
     }
 
     private static func holders(_ number: String, _ raw: dev_t?) -> [String] {
@@ -112,12 +126,15 @@ enum DeviceUse {
     /// miss each other.
     static func lock(_ fd: Int32, _ path: String, exclusive: Bool) throws(TargetError) {
         let prefix = DeviceOpener.prefix
+        let patience = Patience()
         while flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0 {
             let number = errno
             if number == EINTR { continue }
             if number == EWOULDBLOCK {
+                let locker = locker(fd)
+                if !locker.lives && patience.more() { continue }
                 throw TargetError(
-                    "\(prefix)\(path) is locked by \(locker(fd))", status: .busy,
+                    "\(prefix)\(path) is locked by \(locker.name)", status: .busy,
                     hint: "stop what has it open: another engine, or a program that uses it")
             }
             // A filesystem without locks cannot tell; refusing would make it useless.
@@ -134,17 +151,31 @@ enum DeviceUse {
         for byte in held.map({ 200 + $0 }) + denied.map({ 100 + $0 }) where cairn_ofd_locked(fd, byte, 1) != 0 { throw busy }
     }
 
-    /// The owner of the flock on this file, by /proc/locks (`1: FLOCK ADVISORY WRITE pid maj:min:inode 0 EOF`).
-    private static func locker(_ fd: Int32) -> String {
+    /// The owner of the flock on this file, by /proc/locks (`1: FLOCK ADVISORY WRITE pid maj:min:inode 0 EOF`). A lock
+    /// outlives who took it while another has the same open file: a program it started, or the kernel.
+    private static func locker(_ fd: Int32) -> (name: String, lives: Bool) {
         var info = stat()
-        guard fstat(fd, &info) == 0 else { return "another process" }
+        guard fstat(fd, &info) == 0 else { return ("another process", false) }
         for line in (readSmallFile("/proc/locks", limit: 1 << 20) ?? "").split(separator: "\n") {
             let words = line.split(separator: " ")
             guard words.count > 5, words[1] == "FLOCK", let pid = Int32(words[4]), pid > 0,
                 words[5].split(separator: ":").last == Substring(String(info.st_ino))
             else { continue }
-            return "process \(pid)" + (readSmallFile("/proc/\(pid)/comm").map { " (\(trimmed($0)))" } ?? "")
+            guard let state = readSmallFile("/proc/\(pid)/stat"), lives(state) else {
+                return ("a program that took it over from process \(pid), which has ended", false)
+            }
+            return ("process \(pid)" + (readSmallFile("/proc/\(pid)/comm").map { " (\(trimmed($0)))" } ?? ""), true)
         }
-        return "another process"
+        return ("another process", false)
+    }
+
+    /// Is the process of this /proc/PID/stat (proc(5)) neither gone, nor going, nor killed?
+    static func lives(_ stat: String) -> Bool {
+        // The program's name may hold anything; the fields behind it begin with the third, the state.
+        guard let end = stat.lastIndex(of: ")") else { return false }
+        let fields = stat[stat.index(after: end)...].split(separator: " ")
+        guard fields.count > 28, let flags = UInt32(fields[6]), let pending = UInt64(fields[28]) else { return false }
+        let exiting: UInt32 = 4  // PF_EXITING
+        return !["Z", "X"].contains(fields[0]) && flags & exiting == 0 && pending & 1 << UInt64(SIGKILL - 1) == 0
     }
 }
