@@ -64,6 +64,8 @@ int cairn_spawn_detached(const char *path, char *const argv[], char *const envp[
     posix_spawn_file_actions_adddup2(&files, out, 2);
     posix_spawn_file_actions_adddup2(&files, ready, 3);
     posix_spawn_file_actions_addclosefrom_np(&files, 4);
+    // It lives longer than the command: it must not keep the filesystem it was started in from being unmounted.
+    posix_spawn_file_actions_addchdir_np(&files, "/");
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID);
     int r = posix_spawn(pid, path, &files, &attributes, argv, envp);
     posix_spawn_file_actions_destroy(&files);

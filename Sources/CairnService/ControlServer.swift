@@ -1,6 +1,7 @@
 import CairnControl
 import CairnCore
 import CairnEngine
+import CairnExport
 import CairnIO
 import Glibc
 import Synchronization
@@ -205,7 +206,8 @@ extension Service {
         let word = try text(args, "listen")
         if verb == "unexport" {
             let gone = call { reactor -> Bool in
-                guard let listener = reactor.listeners.compactMap({ $0 }).first(where: { $0.word == word }) else { return false }
+                let server = NBDAddress.Server(listener: word)
+                guard let listener = reactor.listeners.compactMap({ $0 }).first(where: { $0.server == server }) else { return false }
                 reactor.closeListener(listener)
                 return true
             }
@@ -219,13 +221,10 @@ extension Service {
             throw ControlError(
                 errno: EBUSY, reason: "that is the engine's own socket", hint: "all volumes are there already; choose another path")
         }
-        let refused = call { _ -> ControlError? in
-            do throws(SystemError) { try self.listen(word) } catch { return ControlError(error) }
-            return nil
-        }
-        if let refused { throw refused }
-        let uri = call { reactor in reactor.listeners.compactMap { $0 }.first { $0.word == word }?.uri ?? "" }
-        return .dictionary(["uri": .string(Reporting.uri(uri, name ?? ""))])
+        let server = try call { _ -> Result<NBDAddress.Server, ControlError> in
+            do throws(SystemError) { return .success(try self.listen(word)) } catch { return .failure(ControlError(error)) }
+        }.get()
+        return .dictionary(["uri": .string(NBDAddress(server, export: name ?? "").uri)])
     }
 
     // MARK: Events
@@ -281,7 +280,7 @@ extension Service {
         let (volumes, connections, uris, free) = call { reactor in
             (
                 reactor.engine.volumes.count, reactor.clients.lazy.filter { $0 != nil }.count,
-                reactor.listeners.compactMap { $0?.uri }, reactor.engine.arena.freePages * 4096
+                reactor.listeners.compactMap { $0.map { NBDAddress($0.server, export: "").uri } }, reactor.engine.arena.freePages * 4096
             )
         }
         return .dictionary([

@@ -93,7 +93,8 @@ extension Service {
             let (names, minors) = call { reactor in
                 (reactor.engine.volumes.map(\.name), reactor.engine.volumes.map { ($0.minor, $0.name) })
             }
-            for index in devices { catalog[words[index]] = resolve(words[index], cwd, names, minors, writable: true) }
+            var patience = Patience()
+            for index in devices { catalog[words[index]] = resolve(words[index], cwd, names, minors, writable: true, &patience) }
             defer { unpin(catalog) }
             for case (let word, .host(var opened)) in catalog {
                 guard let state else { break }
@@ -150,12 +151,13 @@ extension Service {
             (reactor.engine.volumes.map(\.name), reactor.engine.volumes.map { ($0.minor, $0.name) })
         }
         var catalog: [String: Resolved] = [:]
+        var patience = Patience()
         do throws(ControlError) {
             for line in lines {
                 guard let type = allTargets.first(where: { $0.name == line.type }) else { continue }
                 for (position, index) in type.deviceWords(line.arguments).enumerated() where index < line.arguments.count {
                     let raw = line.arguments[index].raw
-                    if catalog[raw] == nil { catalog[raw] = resolve(raw, cwd, names, minors, writable: !readOnly) }
+                    if catalog[raw] == nil { catalog[raw] = resolve(raw, cwd, names, minors, writable: !readOnly, &patience) }
                     if case .host(var opened) = catalog[raw] {
                         let record = try history.consult(opened.facts, attribute: opened.attribute, type, line.arguments, position)
                         if let record { opened.record = record }
@@ -171,7 +173,7 @@ extension Service {
     }
 
     private func resolve(
-        _ raw: String, _ cwd: String, _ names: [String], _ minors: [(UInt32, String)], writable: Bool
+        _ raw: String, _ cwd: String, _ names: [String], _ minors: [(UInt32, String)], writable: Bool, _ patience: inout Patience
     ) -> Resolved {
         do throws(TargetError) {
             let word = try DeviceWord(raw)
@@ -186,13 +188,13 @@ extension Service {
                 return .volume(name)
             default:
                 let path = try DeviceOpener.path(of: word, cwd: cwd)
-                return .host(try open(word, path, writable: writable))
+                return .host(try open(word, path, writable: writable, &patience))
             }
         } catch { return .failure(error) }
     }
 
     /// The device once per engine: an open one is shared by reference. Pinned until the load has ended.
-    private func open(_ word: DeviceWord, _ path: String, writable: Bool) throws(TargetError) -> Opened {
+    private func open(_ word: DeviceWord, _ path: String, writable: Bool, _ patience: inout Patience) throws(TargetError) -> Opened {
         var info = stat()
         if stat(path, &info) == 0 {
             let key: [UInt64] =
@@ -210,7 +212,7 @@ extension Service {
             }
             if let known { return known }
         }
-        let device = try DeviceOpener.open(word, path: path, writable: writable)
+        let device = try DeviceOpener.open(word, path: path, writable: writable, &patience)
         let file = HostFile(fd: device.fd.raw, isBlock: device.isBlock, buffered: device.facts.buffered, pace: device.pace)
         let key = device.key, facts = device.facts, attribute = cacheAttribute(device.fd.raw)
         let opened = call { reactor -> Opened in

@@ -18,6 +18,7 @@ extension LocalEngine {
     ) throws(TargetError) -> Volume {
         var history = DeviceHistory(state: state, readOnly: readOnly, force: force)
         var catalog: [String: CatalogDevice] = [:]
+        var patience = Patience()
         for line in try TableLine.parse(table) {
             guard let type = allTargets.first(where: { $0.name == line.type }) else { continue }
             for (position, index) in type.deviceWords(line.arguments).enumerated() where index < line.arguments.count {
@@ -29,7 +30,7 @@ extension LocalEngine {
                     catalog[raw] = .host(known.facts, record: nil)
                     continue
                 }
-                let device = try DeviceOpener.open(word, path: path, writable: !readOnly)
+                let device = try DeviceOpener.open(word, path: path, writable: !readOnly, &patience)
                 try inspect(device, type, position)
                 let attribute = device.isBlock ? nil : cacheAttribute(device.fd.raw)
                 let record: BackingRecord?

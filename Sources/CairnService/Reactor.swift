@@ -39,10 +39,7 @@ final class Reactor {
     }
     struct Listener {
         let fd: Int32
-        /// `unix:PATH` or `tcp:HOST:PORT`, as given; `path` to be unlinked.
-        let word: String
-        let uri: String
-        let path: String?
+        let server: NBDAddress.Server
     }
     private enum Tag {
         static let mailbox: UInt64 = 1 << 40, host: UInt64 = 2 << 40, listener: UInt64 = 3 << 40, client: UInt64 = 4 << 40
@@ -324,18 +321,27 @@ final class Reactor {
 
     // MARK: Listeners
 
-    func addListener(_ listener: Listener) throws(SystemError) {
+    /// Where to find `name`, or without it all volumes: at the engine's own socket, unless that was closed.
+    func uri(_ name: String) -> String {
+        guard let listener = listeners.lazy.compactMap({ $0 }).first else { return "" }
+        return NBDAddress(listener.server, export: name).uri
+    }
+
+    func addListener(_ fd: consuming OwnedFD, _ server: NBDAddress.Server) throws(SystemError) {
         let slot = listeners.firstIndex { $0 == nil } ?? listeners.count
         if slot == listeners.count { listeners.append(nil) }
-        try poller.add(listener.fd, tag: Tag.listener | UInt64(slot))
-        listeners[slot] = listener
+        do throws(SystemError) { try poller.add(fd.raw, tag: Tag.listener | UInt64(slot)) } catch {
+            if case .unix(let path) = server { unlink(path) }
+            throw error
+        }
+        listeners[slot] = Listener(fd: fd.take(), server: server)
     }
 
     func closeListener(_ listener: Listener) {
         poller.remove(listener.fd)
         _ = Glibc.close(listener.fd)
-        if let path = listener.path { unlink(path) }
-        if let slot = listeners.firstIndex(where: { $0?.word == listener.word }) { listeners[slot] = nil }
+        if case .unix(let path) = listener.server { unlink(path) }
+        if let slot = listeners.firstIndex(where: { $0?.fd == listener.fd }) { listeners[slot] = nil }
     }
 }
 

@@ -30,11 +30,6 @@ extension Service {
 }
 
 enum Reporting {
-    static func uri(_ base: String, _ name: String) -> String {
-        guard let question = base.firstIndex(of: "?") else { return base + percentEncode(name) }
-        return base[..<question] + percentEncode(name) + base[question...]
-    }
-
     static func volume(_ volume: Volume, _ reactor: Reactor) -> JSON {
         let limits = volume.limits
         let uses = volume.live.map { distinct($0) } ?? []
@@ -50,7 +45,7 @@ enum Reporting {
                 volume.users.map {
                     .dictionary(["name": .string($0.name), "major": .count(Volume.major), "minor": .count($0.minor)])
                 }),
-            "uri": .string(uri(reactor.listeners.compactMap { $0?.uri }.first ?? "", volume.name)), "pid": .count(getpid()),
+            "uri": .string(reactor.uri(volume.name)), "pid": .count(getpid()),
             "claimed": .bool(volume.isClaimed), "queued": .count(volume.queuedRequests),
             "limits": .dictionary([
                 "logicalblock": .count(limits.logicalBlock), "physicalblock": .count(limits.physicalBlock),

@@ -132,33 +132,29 @@ package final class Service: @unchecked Sendable {
 
     // MARK: Listeners
 
-    /// `unix:PATH` or `tcp:HOST:PORT`; TCP on the loopback when HOST is empty.
+    /// Listen on `unix:PATH` or `tcp:HOST:PORT`; the server is told with its port, which matters for port 0.
     @discardableResult
-    func listen(_ word: String) throws(SystemError) -> String {
-        if word.hasPrefix("unix:") {
-            let path = String(word.dropFirst(5))
-            if Sockets.isAlive(path) { throw SystemError("somebody listens on \(path); choose another path", EADDRINUSE) }
-            if path.isEmpty { throw SystemError("unix: needs a path behind it, unix:/run/cairn/my.sock", EINVAL) }
-            // A socket takes the place of what has its name: a file of somebody's must not go that way.
-            if !Sockets.mayReplace(path) { throw SystemError("\(path) exists and is no socket; remove it or choose another path", EEXIST) }
-            let mode: UInt32 = options.group == nil ? 0o600 : 0o660
-            let fd = try Sockets.listenUnix(path, mode: mode).take()
-            try reactor.addListener(
-                Reactor.Listener(fd: fd, word: word, uri: "nbd+unix:///?socket=" + percentEncode(path), path: path))
-            return word
-        }
-        let parts = word.split(separator: ":", omittingEmptySubsequences: false)
-        guard word.hasPrefix("tcp:"), parts.count >= 3, let port = parts.last, UInt16(port) != nil else {
+    func listen(_ word: String) throws(SystemError) -> NBDAddress.Server {
+        guard let server = NBDAddress.Server(listener: word) else {
             throw SystemError("\(word) is not unix:PATH or tcp:HOST:PORT (PORT is 0 to 65535)", EINVAL)
         }
-        let host = parts[1..<(parts.count - 1)].joined(separator: ":")
-        var bound: UInt16 = 0
-        let fd = try Sockets.listenTCP(host: host, port: String(port), bound: &bound).take()
-        try reactor.addListener(
-            Reactor.Listener(
-                fd: fd, word: word, uri: "nbd://\(host.isEmpty ? "127.0.0.1" : host.contains(":") ? "[\(host)]" : host):\(bound)/",
-                path: nil))
-        return word
+        switch server {
+        case .unix(let path):
+            // The engine's directory is its own; the command has made it a path from the root.
+            if !path.hasPrefix("/") { throw SystemError("unix:\(path) must begin with a slash, unix:/run/cairn/my.sock", EINVAL) }
+            if Sockets.isAlive(path) { throw SystemError("somebody listens on \(path); choose another path", EADDRINUSE) }
+            // A socket takes the place of what has its name: a file of somebody's must not go that way.
+            if !Sockets.mayReplace(path) { throw SystemError("\(path) exists and is no socket; remove it or choose another path", EEXIST) }
+            let fd = try Sockets.listenUnix(path, mode: options.group == nil ? 0o600 : 0o660)
+            try reactor.addListener(fd, server)
+            return server
+        case .tcp(let host, let port):
+            var bound: UInt16 = 0
+            let fd = try Sockets.listenTCP(host: host, port: port, bound: &bound)
+            let server = NBDAddress.Server.tcp(host: host, port: bound)
+            try reactor.addListener(fd, server)
+            return server
+        }
     }
 
     // MARK: Stopping
@@ -231,17 +227,4 @@ extension Reactor {
         }
         return volume
     }
-}
-
-/// For the path and query of a URI.
-func percentEncode(_ text: String) -> String {
-    let hex = Array("0123456789ABCDEF")
-    var out = ""
-    for byte in text.utf8 {
-        switch byte {
-        case 48...57, 65...90, 97...122, 45, 46, 47, 95, 126: out.append(Character(UnicodeScalar(byte)))
-        default: out += "%\(hex[Int(byte >> 4)])\(hex[Int(byte & 15)])"
-        }
-    }
-    return out
 }

@@ -1,4 +1,5 @@
 import CairnControl
+import CairnExport
 import CairnIO
 import Glibc
 
@@ -29,7 +30,7 @@ struct EngineLink {
     func startEngine(_ arguments: Arguments) throws(ControlError) {
         for _ in 0..<500 {
             // An answer, not only a connection: the socket of one that is being killed takes connections for a moment longer.
-            if (try? call("hello")) ?? nil != nil { return try addListeners(arguments.all("nbd")) }
+            if (try? call("hello")) ?? nil != nil { return try addListeners(arguments.listeners) }
             if !directory.isEngineRunning {
                 do throws(SystemError) {
                     if try spawn(arguments) { return }
@@ -44,19 +45,10 @@ struct EngineLink {
     private func addListeners(_ wanted: [String]) throws(ControlError) {
         if wanted.isEmpty { return }
         let uris = (try call("engine-status")?["nbd"]?.array ?? []).compactMap(\.string)
-        for word in wanted where !uris.contains(where: { Self.isListener($0, word) }) {
+        let there = uris.compactMap { try? NBDAddress(uri: $0).server }
+        for word in wanted where !there.contains(where: { $0 == NBDAddress.Server(listener: word) }) {
             _ = try call("export", .dictionary(["listen": .string(word)]))
         }
-    }
-
-    /// Is `uri` what the engine prints for the listener `word`?
-    static func isListener(_ uri: String, _ word: String) -> Bool {
-        if word.hasPrefix("unix:") { return uri.hasSuffix("?socket=" + word.dropFirst(5)) }
-        // Without a host it is the loopback's.
-        if word.hasPrefix("tcp::") { return uri == "nbd://127.0.0.1:\(word.dropFirst(5))/" }
-        // The colons of an IPv6 address stand in brackets there.
-        if word.hasPrefix("tcp:") { return uri.filter { $0 != "[" && $0 != "]" } == "nbd://\(word.dropFirst(4))/" }
-        return false
     }
 
     /// True when the engine has said it is ready; false when another won the race.
@@ -66,19 +58,35 @@ struct EngineLink {
         _ = try system("making a pipe") { pipe(&pipeEnds) }
         let reading = OwnedFD(pipeEnds[0]), writing = OwnedFD(pipeEnds[1])
         let log = try openFile(directory.log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, mode: 0o600)
+        // It is not in this directory.
+        for name in ["CAIRN_STATE_DIR", "XDG_STATE_HOME", "HOME"] {
+            if let path = environment(name) { setenv(name, try absolutePath(path), 1) }
+        }
         let base = String(directory.path.dropLast(name.count + 1))
         var words = ["cairn", "engine", "run", "--ready-fd", "3", "--engine", name, "--runtime-dir", base]
         for option in ["io", "group", "memory", "max-volumes", "max-connections"] {
             if let value = arguments[option] { words += ["--" + option, value] }
         }
         if arguments.has("simple-replies") { words.append("--simple-replies") }
-        for listener in arguments.all("nbd") { words += ["--nbd", listener] }
+        for listener in arguments.listeners { words += ["--nbd", listener] }
         _ = try spawnDetached(words, output: log.raw, ready: writing.raw)
         writing.close()
         let answer = trimmed(readToEnd(reading.raw))
         if answer == "ok" { return true }
         if answer.contains("another engine runs") { return false }
         throw SystemError("the engine did not start: \(answer.isEmpty ? "see \(directory.log)" : answer)", EIO)
+    }
+}
+
+extension Arguments {
+    /// The listeners of `--nbd`, as the engine is told them: a relative path is of this directory, not of the engine's. Without what
+    /// only makes it longer, so that it is known again.
+    var listeners: [String] {
+        all("nbd").map { word in
+            guard case .unix(let path) = NBDAddress.Server(listener: word) else { return word }
+            let parts = (path.hasPrefix("/") ? path : LifeVerbs.cwd + "/" + path).split(separator: "/").filter { $0 != "." }
+            return "unix:/" + parts.joined(separator: "/")
+        }
     }
 }
 

@@ -31,7 +31,7 @@ enum EngineVerb {
             guard let choice = IOHost.Choice(rawValue: io) else { throw wrong("--io is auto, ring or threads") }
             options.io = choice
         }
-        options.listeners = arguments.all("nbd")
+        options.listeners = arguments.listeners
         options.ready = arguments["ready-fd"].flatMap(Int32.init)
         if let group = arguments["group"] {
             guard let number = UInt32(group) else { throw wrong("--group takes a numeric group; getent group NAME tells it") }

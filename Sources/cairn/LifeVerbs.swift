@@ -5,7 +5,8 @@ import Glibc
 /// create, load, suspend, resume, remove and their relatives: dmsetup's words, sentences and exit codes.
 enum LifeVerbs {
     static let cwd: String = {
-        guard let path = getcwd(nil, 0) else { return "/" }
+        // A path that is not there, so that nothing in another place is taken for what was meant.
+        guard let path = getcwd(nil, 0) else { return "/(the current directory is gone)" }
         defer { free(path) }
         return String(cString: path)
     }()

@@ -11,7 +11,7 @@ enum OwnVerbs {
 
     static func export(_ arguments: Arguments) throws(Exit) {
         let unexport = arguments.words.first == "unexport"
-        let listeners = arguments.all("nbd")
+        let listeners = arguments.listeners
         guard listeners.count == 1 else {
             Output.error("\(unexport ? "unexport" : "export") needs one --nbd unix:PATH or --nbd tcp:HOST:PORT.")
             throw Exit(status: 2)

@@ -106,8 +106,9 @@ extension CairnIOTests {
             #expect(error.status == .busy && error.text.contains("qemu"), "\(error.text)")
             // A reader minds only a writer.
             let reader = try openFile(path, O_RDONLY)
+            var patience = Patience()
             do throws(TargetError) {
-                try DeviceUse.lock(reader.raw, path, exclusive: false)
+                try DeviceUse.lock(reader.raw, path, exclusive: false, &patience)
                 #expect(byte == 201)
             } catch { #expect(byte == 101) }
             #expect(other.raw >= 0)
@@ -126,7 +127,8 @@ extension CairnIOTests {
             #expect(!mayWrite() && !mayRead())
             writer.close()
             let reader = try openFile(path, O_RDONLY)
-            try DeviceUse.lock(reader.raw, path, exclusive: false)
+            var patience = Patience()
+            try DeviceUse.lock(reader.raw, path, exclusive: false, &patience)
             #expect(!mayWrite() && mayRead())
             reader.close()
             #expect(mayWrite())
@@ -174,20 +176,20 @@ extension CairnIOTests {
             fcntl(fd.raw, F_SETFD, FD_CLOEXEC)
             return fd
         }
-        func closed(_ fd: consuming OwnedFD, after microseconds: UInt32) -> Task<Void, Never> {
+        /// A thread of its own: a task would wait for the tests that run.
+        func close(_ fd: consuming OwnedFD, after microseconds: UInt32) {
             let raw = fd.take()
-            return Task.detached {
+            startThread {
                 usleep(microseconds)
-                close(raw)
+                _ = Glibc.close(raw)
             }
         }
 
-        @Test func aLockOfOneThatEndedIsWaitedFor() async throws {
+        @Test func aLockOfOneThatEndedIsWaitedFor() throws {
             let scratch = Scratch()
             let path = scratch.file("x", size: 65536)
-            let later = closed(try lockOfOneThatEnded(path), after: 100_000)
+            close(try lockOfOneThatEnded(path), after: 100_000)
             #expect(refusal(path) == nil)
-            await later.value
         }
 
         @Test func aLockThatOutlivesItsTakerIsRefusedAfterASecond() throws {
@@ -199,15 +201,58 @@ extension CairnIOTests {
             #expect(error.status == .busy && monotonicNow() - start > Nanoseconds(900_000_000))
             // Where the taker's pid is one of another namespace, nothing is known of it.
             #expect(error.text.contains(", which has ended") || error.text.contains("another process"), "\(error.text)")
+            // Of several devices, all of them together.
+            var patience = Patience()
+            while patience.more(ending: false) {}
+            let again = monotonicNow()
+            #expect(throws: TargetError.self) {
+                let word = try DeviceWord(path)
+                _ = try DeviceOpener.open(word, path: path, writable: true, &patience)
+            }
+            #expect(monotonicNow() - again < Nanoseconds(900_000_000))
             keeper.close()
         }
 
-        @Test func aBlockDeviceThatIsOpenIsWaitedFor() async throws {
+        @Test func ofSeveralWhoShareALockOneWhoLivesIsNamed() throws {
+            let scratch = Scratch()
+            let path = scratch.file("x", size: 65536)
+            let dead = OwnedFD(try system("opening \(path)") { Glibc.open(path, O_RDWR) })
+            try #require(Scratch.run("flock", "-n", "-s", "\(dead.raw)") != nil)
+            fcntl(dead.raw, F_SETFD, FD_CLOEXEC)
+            let mine = try openFile(path, O_RDWR)
+            #expect(flock(mine.raw, LOCK_SH | LOCK_NB) == 0)
+            let error = try #require(refusal(path))
+            #expect(error.text.contains("process \(getpid())"), "\(error.text)")
+            mine.close()
+            dead.close()
+        }
+
+        /// /proc/locks names them by the number of the file's file system.
+        @Test func aLockOfTheSameNumberElsewhereIsNotMeant() throws {
+            guard geteuid() == 0 else { return print("test with two file systems left out: not root") }
+            let scratch = Scratch()
+            var files: [String] = []
+            for name in ["a", "b"] {
+                let place = scratch.path + "/" + name
+                mkdir(place, 0o700)
+                guard Scratch.run("mount", "-t", "tmpfs", "tmpfs", place) != nil else {
+                    return print("test with two file systems left out: no mount")
+                }
+                files.append(scratch.file(name + "/x", size: 65536))
+            }
+            defer { for name in ["a", "b"] { _ = Scratch.run("umount", "-l", scratch.path + "/" + name) } }
+            let elsewhere = try openFile(files[0], O_RDWR)
+            #expect(flock(elsewhere.raw, LOCK_EX | LOCK_NB) == 0)
+            close(try lockOfOneThatEnded(files[1]), after: 100_000)
+            #expect(refusal(files[1]) == nil)
+            elsewhere.close()
+        }
+
+        @Test func aBlockDeviceThatIsOpenIsWaitedFor() throws {
             let scratch = Scratch()
             guard let loop = LoopDevice(scratch.file("disk", size: 1 << 20)) else { return }
-            let later = closed(try openFile(loop.path, O_RDWR | O_EXCL), after: 100_000)
+            close(try openFile(loop.path, O_RDWR | O_EXCL), after: 100_000)
             #expect(refusal(loop.path) == nil)
-            await later.value
             let keeper = try openFile(loop.path, O_RDWR | O_EXCL)
             let error = try #require(refusal(loop.path))
             #expect(error.status == .busy && error.text.contains("has it open exclusively"), "\(error.text)")

@@ -230,10 +230,10 @@ extension CairnIOTests {
 
         @Test func tcpListensOnLoopback() throws {
             var port: UInt16 = 0, other: UInt16 = 0
-            let listener = try Sockets.listenTCP(host: "", port: "0", bound: &port)
+            let listener = try Sockets.listenTCP(host: "127.0.0.1", port: 0, bound: &port)
             #expect(port != 0 && listener.raw >= 0)
-            #expect(throws: SystemError.self) { _ = try Sockets.listenTCP(host: "127.0.0.1", port: String(port), bound: &other) }
-            #expect(throws: SystemError.self) { _ = try Sockets.listenTCP(host: "no.such.host.invalid", port: "1", bound: &other) }
+            #expect(throws: SystemError.self) { _ = try Sockets.listenTCP(host: "127.0.0.1", port: port, bound: &other) }
+            #expect(throws: SystemError.self) { _ = try Sockets.listenTCP(host: "no.such.host.invalid", port: 1, bound: &other) }
         }
     }
 }

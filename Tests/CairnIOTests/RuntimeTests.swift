@@ -77,6 +77,13 @@ extension CairnIOTests {
             }
         }
 
+        @Test func aRelativePathIsOfThisDirectory() throws {
+            setenv("CAIRN_STATE_DIR", "s/t", 1)
+            defer { unsetenv("CAIRN_STATE_DIR") }
+            let path = try StateDirectory().path
+            #expect(path.hasPrefix("/") && path.hasSuffix("/s/t"), "\(path)")
+        }
+
         @Test(arguments: ["", "garbage", "cairn-state 2\ncache x\nalone 0\n", "cairn-state 1\ncache x\n"])
         func damageIsNeverTrusted(_ text: String) throws {
             try with { state in

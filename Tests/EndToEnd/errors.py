@@ -13,6 +13,7 @@ say what, where, why and, behind that, what to do. With --rewrite the answers ar
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,7 @@ def main():
                     print("%s\n  expected\n    %s\n  got\n    %s" % (line, "\n    ".join(wanted), "\n    ".join(got)))
     finally:
         stop()
+        shutil.rmtree(root, ignore_errors=True)
     if rewrite:
         open(table, "w").write("\n".join(out) + "\n")
     print("%d rows, %d wrong" % (rows, wrong))

@@ -914,6 +914,24 @@ test_engine_stop_and_stale_files() {
     [ ! -e "$CAIRN_RUNTIME_DIR/default/engine.sock" ] || fail "a socket is left"
 }
 
+# More listeners: one that is there is known again, and a relative path is of the caller's directory, not of the engine's.
+test_listeners() {
+    mkdir "a b" c
+    for name in v w; do (cd "a b" && cairn create $name --table "0 2048 zero" --nbd unix:./s.sock --nbd tcp::0) || fail "create $name"; done
+    (cd c && cairn create x --table "0 2048 zero" --nbd unix:s.sock --nbd "unix:${PWD%/c}/a b/s.sock") || fail "create x"
+    same "$(readlink "/proc/$(pid v)/cwd")" /
+    same "$(cairn engine status | grep -c '^NBD: .*s.sock$')" 2
+    for socket in "$PWD/a%20b/s.sock" "$PWD/c/s.sock"; do same "$(nbdinfo --size "nbd+unix:///w?socket=$socket")" 1048576; done
+    # Each free port is another listener, and told.
+    local first second; first=$(cairn export v --nbd tcp::0); second=$(cairn export w --nbd tcp:127.0.0.1:0)
+    [ "${first%/v}" != "${second%/w}" ] && same "$(nbdinfo --size "$first")$(nbdinfo --size "$second")" 10485761048576
+    local port=${first%/v}; cairn unexport --nbd "tcp::${port##*:}" || fail "unexport a port"
+    nbdinfo --size "$first" 2> /dev/null && fail "$first still answers"
+    (cd c && cairn unexport --nbd unix:s.sock) || fail unexport
+    [ ! -e c/s.sock ] && [ -S "a b/s.sock" ] || fail "another socket went"
+    same "$(nbdinfo --size "$second")" 1048576
+}
+
 test_concise_round_trip() {
     truncate -s 16M "od,d name.img"
     cairn create --concise "c1,UU1,,ro,0 8 zero,8 8 error;c2,,,,0 16 linear od\\\\\\,d\\\\ name.img 0" || fail create

@@ -44,11 +44,19 @@ package enum DeviceOpener {
 
     /// - Parameter path: of a block device or regular file; `word` is what the admin wrote, for the sentences.
     package static func open(_ word: DeviceWord, path: String, writable: Bool) throws(TargetError) -> OpenedDevice {
+        var patience = Patience()
+        return try open(word, path: path, writable: writable, &patience)
+    }
+
+    /// One of several: what is waited for is waited for once.
+    package static func open(
+        _ word: DeviceWord, path: String, writable: Bool, _ patience: inout Patience
+    ) throws(TargetError) -> OpenedDevice {
         var info = stat()
         if stat(path, &info) != 0 { throw failure(path, errno) }
         switch info.st_mode & S_IFMT {
-        case S_IFBLK: return try openBlock(word, path, info, writable)
-        case S_IFREG: return try openRegular(word, path, writable)
+        case S_IFBLK: return try openBlock(word, path, info, writable, &patience)
+        case S_IFREG: return try openRegular(word, path, writable, &patience)
         default:
             throw TargetError(
                 "\(prefix)\(path) is neither a block device nor a regular file", status: IOStatus(errno: ENOTBLK),
@@ -89,8 +97,9 @@ package enum DeviceOpener {
         return TargetError("\(prefix)\(path): \(errorText(number))", status: IOStatus(errno: number), hint: hint)
     }
 
-    private static func openFD(_ path: String, _ flags: Int32, _ writable: Bool, readOnly: inout Bool) throws(TargetError) -> OwnedFD {
-        let patience = DeviceUse.Patience()
+    private static func openFD(
+        _ path: String, _ flags: Int32, _ writable: Bool, readOnly: inout Bool, _ patience: inout Patience
+    ) throws(TargetError) -> OwnedFD {
         while true {
             var number: Int32
             do throws(SystemError) {
@@ -98,7 +107,7 @@ package enum DeviceOpener {
             } catch { number = error.errno }
             if !readOnly && !writable && [EACCES, EROFS, EPERM].contains(number) {
                 readOnly = true
-            } else if number != EBUSY || !DeviceUse.holders(of: path).isEmpty || !patience.more() {
+            } else if number != EBUSY || !DeviceUse.holders(of: path).isEmpty || !patience.more(ending: false) {
                 throw refusal(path, number)
             }
         }
@@ -117,11 +126,11 @@ package enum DeviceOpener {
     // MARK: Block devices
 
     private static func openBlock(
-        _ word: DeviceWord, _ path: String, _ info: stat, _ writable: Bool
+        _ word: DeviceWord, _ path: String, _ info: stat, _ writable: Bool, _ patience: inout Patience
     ) throws(TargetError) -> OpenedDevice {
         let direct = (word.cache ?? .direct) == .direct
         var fellBack = false
-        let fd = try openFD(path, O_EXCL | (direct ? directFlag : 0), writable, readOnly: &fellBack)
+        let fd = try openFD(path, O_EXCL | (direct ? directFlag : 0), writable, readOnly: &fellBack, &patience)
         var bytes: UInt64 = 0, logical: Int32 = 512, physical: UInt32 = 512, minimum: UInt32 = 512, optimal: UInt32 = 0
         var readOnly: Int32 = 0
         if cairn_block_facts(fd.raw, &bytes, &logical, &physical, &minimum, &optimal, &readOnly) != 0 {
@@ -210,16 +219,18 @@ package enum DeviceOpener {
 
     // MARK: Regular files
 
-    private static func openRegular(_ word: DeviceWord, _ path: String, _ writable: Bool) throws(TargetError) -> OpenedDevice {
+    private static func openRegular(
+        _ word: DeviceWord, _ path: String, _ writable: Bool, _ patience: inout Patience
+    ) throws(TargetError) -> OpenedDevice {
         let direct = word.cache == .direct
         var readOnly = false
-        let fd = try openFD(path, direct ? directFlag : 0, writable, readOnly: &readOnly)
+        let fd = try openFD(path, direct ? directFlag : 0, writable, readOnly: &readOnly, &patience)
         var info = stat()
         if fstat(fd.raw, &info) != 0 { throw failure(path, errno) }
         // From here on the descriptor is what counts: the path may be exchanged under us.
         guard info.st_mode & S_IFMT == S_IFREG else { throw failure(path, ENOTBLK) }
         try DeviceUse.refuseUsers(path, info)
-        try DeviceUse.lock(fd.raw, path, exclusive: !readOnly)
+        try DeviceUse.lock(fd.raw, path, exclusive: !readOnly, &patience)
         guard let real = realpath(path, nil) else { throw failure(path, errno) }
         defer { free(real) }
         let absolute = String(cString: real)

@@ -3,22 +3,27 @@ import CairnCore
 import CairnEngine
 import Glibc
 
+/// Waits for what a program that was killed still holds, over all devices of a table. Its locks end after it: it has writes and
+/// flushes to wait for, and then a worker of the kernel takes its ring apart, and with it the registered files (up to 14 ms here,
+/// more on a busy machine).
+package struct Patience {
+    private var begun: Nanoseconds?
+    private var goneSince: Nanoseconds?
+    package init() {}
+
+    /// Some milliseconds later; false when it was long enough: ten seconds while it ends, one for what nobody known to be alive holds.
+    mutating func more(ending: Bool) -> Bool {
+        let now = monotonicNow()
+        let begun = begun ?? now, gone = ending ? nil : goneSince ?? now
+        (self.begun, goneSince) = (begun, gone)
+        if now - begun > Nanoseconds(10_000_000_000) || gone.map({ now - $0 > Nanoseconds(1_000_000_000) }) ?? false { return false }
+        usleep(5000)
+        return true
+    }
+}
+
 /// Who else uses a device.
 enum DeviceUse {
-    /// Waits, a second at most, for what nobody who lives holds. A program that was killed is gone before its files are: a
-    /// worker of the kernel takes its ring apart, and with it the registered files and the requests under way, and only
-    /// then their locks end (up to 14 ms later here, more on a busy machine).
-    struct Patience {
-        private let start = monotonicNow()
-
-        /// False when the second is over; else a few milliseconds later.
-        func more() -> Bool {
-            if monotonicNow() - start > Nanoseconds(1_000_000_000) { return false }
-            usleep(5000)
-            return true
-        }
-    }
-
     // MARK: Block devices
 
     /// Who holds a block device, as far as the system tells, for the sentence of EBUSY: of a program that has it open
@@ -124,17 +129,16 @@ enum DeviceUse {
     /// byte 100 + i; for each it grants nobody else, one on byte 200 + i. The permissions are 0 consistent read, 1 write,
     /// 2 write unchanged, 3 resize. Everybody locks first and looks for conflicts then, so two that come at once cannot
     /// miss each other.
-    static func lock(_ fd: Int32, _ path: String, exclusive: Bool) throws(TargetError) {
+    static func lock(_ fd: Int32, _ path: String, exclusive: Bool, _ patience: inout Patience) throws(TargetError) {
         let prefix = DeviceOpener.prefix
-        let patience = Patience()
         while flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0 {
             let number = errno
             if number == EINTR { continue }
             if number == EWOULDBLOCK {
                 let locker = locker(fd)
-                if !locker.lives && patience.more() { continue }
+                if case .alive = locker {} else if patience.more(ending: locker.isEnding) { continue }
                 throw TargetError(
-                    "\(prefix)\(path) is locked by \(locker.name)", status: .busy,
+                    "\(prefix)\(path) is locked by \(locker.words)", status: .busy,
                     hint: "stop what has it open: another engine, or a program that uses it")
             }
             // A filesystem without locks cannot tell; refusing would make it useless.
@@ -151,22 +155,63 @@ enum DeviceUse {
         for byte in held.map({ 200 + $0 }) + denied.map({ 100 + $0 }) where cairn_ofd_locked(fd, byte, 1) != 0 { throw busy }
     }
 
-    /// The owner of the flock on this file, by /proc/locks (`1: FLOCK ADVISORY WRITE pid maj:min:inode 0 EOF`). A lock
-    /// outlives who took it while another has the same open file: a program it started, or the kernel.
-    private static func locker(_ fd: Int32) -> (name: String, lives: Bool) {
+    enum Locker {
+        case alive(String)
+        /// Killed, and not yet gone.
+        case ending(Int32)
+        /// A lock outlives who took it while another has the same open file: a program it started, or the kernel.
+        case gone(Int32)
+        case unknown
+
+        var isEnding: Bool { if case .ending = self { true } else { false } }
+        var words: String {
+            switch self {
+            case .alive(let name): name
+            case .ending(let pid): "process \(pid), which was killed and is ending"
+            case .gone(let pid): "a program that took it over from process \(pid), which has ended"
+            case .unknown: "another process"
+            }
+        }
+    }
+
+    /// The owner of the flock on this file, by /proc/locks (`1: FLOCK ADVISORY WRITE pid maj:min:inode 0 EOF`); of several that
+    /// share it, one that lives.
+    private static func locker(_ fd: Int32) -> Locker {
         var info = stat()
-        guard fstat(fd, &info) == 0 else { return ("another process", false) }
+        guard fstat(fd, &info) == 0, let device = superblockDevice(fd) else { return .unknown }
+        var found = Locker.unknown
         for line in (readSmallFile("/proc/locks", limit: 1 << 20) ?? "").split(separator: "\n") {
             let words = line.split(separator: " ")
-            guard words.count > 5, words[1] == "FLOCK", let pid = Int32(words[4]), pid > 0,
-                words[5].split(separator: ":").last == Substring(String(info.st_ino))
+            guard words.count > 5, words[1] == "FLOCK", let pid = Int32(words[4]), pid > 0 else { continue }
+            let place = words[5].split(separator: ":")
+            guard place.count == 3, UInt64(place[0], radix: 16) == device.major, UInt64(place[1], radix: 16) == device.minor,
+                UInt64(place[2]) == UInt64(info.st_ino)
             else { continue }
-            guard let state = readSmallFile("/proc/\(pid)/stat"), lives(state) else {
-                return ("a program that took it over from process \(pid), which has ended", false)
+            // Where /proc hides the processes of others, only the signal tells that there is one.
+            if kill(pid, 0) != 0 && errno == ESRCH {
+                if !found.isEnding { found = .gone(pid) }
+            } else if readSmallFile("/proc/\(pid)/stat").map({ !lives($0) }) ?? false {
+                found = .ending(pid)
+            } else {
+                return .alive("process \(pid)" + (readSmallFile("/proc/\(pid)/comm").map { " (\(trimmed($0)))" } ?? ""))
             }
-            return ("process \(pid)" + (readSmallFile("/proc/\(pid)/comm").map { " (\(trimmed($0)))" } ?? ""), true)
         }
-        return ("another process", false)
+        return found
+    }
+
+    /// What /proc/locks calls the device, which on some file systems (btrfs) is not that of stat: that of the mount.
+    private static func superblockDevice(_ fd: Int32) -> (major: UInt64, minor: UInt64)? {
+        guard let mount = readSmallFile("/proc/self/fdinfo/\(fd)")?.split(separator: "\n").first(where: { $0.hasPrefix("mnt_id:") }) else {
+            return nil
+        }
+        let id = trimmed(String(mount.dropFirst(7)))
+        for line in (readSmallFile("/proc/self/mountinfo", limit: 4 << 20) ?? "").split(separator: "\n") {
+            let words = line.split(separator: " ")
+            guard words.count > 4, words[0] == id else { continue }
+            let numbers = words[2].split(separator: ":").compactMap { UInt64($0) }
+            return numbers.count == 2 ? (numbers[0], numbers[1]) : nil
+        }
+        return nil
     }
 
     /// Is the process of this /proc/PID/stat (proc(5)) neither gone, nor going, nor killed?

@@ -9,7 +9,8 @@ package enum Sockets {
         address.sun_family = sa_family_t(AF_UNIX)
         let bytes = Array(path.utf8)
         guard bytes.count < 108 else {
-            throw SystemError("the socket path \(path) is longer than 107 bytes; choose a shorter runtime directory", ENAMETOOLONG)
+            throw SystemError(
+                "the socket path \(path) is longer than 107 bytes; choose a shorter one, or a shorter --runtime-dir", ENAMETOOLONG)
         }
         withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
         return address
@@ -66,20 +67,20 @@ package enum Sockets {
     }
 
     /// At least one address. The caller frees the list.
-    private static func resolve(_ host: String, _ port: String) throws(SystemError) -> UnsafeMutablePointer<addrinfo> {
+    private static func resolve(_ host: String, _ port: UInt16) throws(SystemError) -> UnsafeMutablePointer<addrinfo> {
         var hints = addrinfo()
         hints.ai_family = AF_UNSPEC
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
         hints.ai_flags = AI_NUMERICSERV
         var list: UnsafeMutablePointer<addrinfo>?
-        let result = getaddrinfo(host, port, &hints, &list)
+        let result = getaddrinfo(host, String(port), &hints, &list)
         guard result == 0, let list else {
             throw SystemError("resolving \(host):\(port): \(String(cString: gai_strerror(result)))", EINVAL)
         }
         return list
     }
 
-    package static func connectTCP(host: String, port: String) throws(SystemError) -> OwnedFD {
+    package static func connectTCP(host: String, port: UInt16) throws(SystemError) -> OwnedFD {
         let list = try resolve(host, port)
         defer { freeaddrinfo(list) }
         var next: UnsafeMutablePointer<addrinfo>? = list, failure = ECONNREFUSED
@@ -98,10 +99,9 @@ package enum Sockets {
         throw SystemError("connecting to \(host):\(port)", failure)
     }
 
-    /// Listen on HOST:PORT; an empty host is the loopback. `bound` gets the port, which
-    /// matters for port 0.
-    package static func listenTCP(host: String, port: String, bound: inout UInt16) throws(SystemError) -> OwnedFD {
-        let first = try resolve(host.isEmpty ? "127.0.0.1" : host, port)
+    /// `bound` gets the port, which matters for port 0.
+    package static func listenTCP(host: String, port: UInt16, bound: inout UInt16) throws(SystemError) -> OwnedFD {
+        let first = try resolve(host, port)
         defer { freeaddrinfo(first) }
         let info = first.pointee
         let fd = OwnedFD(

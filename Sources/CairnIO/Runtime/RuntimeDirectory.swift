@@ -34,18 +34,11 @@ package struct RuntimeDirectory: Sendable {
     }
 
     private static func base(_ option: String?) throws(SystemError) -> String {
-        if let option, !option.isEmpty { return try absolute(option) }
-        if let variable = environment("CAIRN_RUNTIME_DIR") { return try absolute(variable) }
+        if let option, !option.isEmpty { return try absolutePath(option) }
+        if let variable = environment("CAIRN_RUNTIME_DIR") { return try absolutePath(variable) }
         if geteuid() == 0 { return "/run/cairn" }
-        if let user = environment("XDG_RUNTIME_DIR") { return user + "/cairn" }
+        if let user = environment("XDG_RUNTIME_DIR") { return try absolutePath(user) + "/cairn" }
         throw SystemError("no runtime directory: set CAIRN_RUNTIME_DIR or XDG_RUNTIME_DIR, or give --runtime-dir", ENOENT)
-    }
-
-    private static func absolute(_ path: String) throws(SystemError) -> String {
-        if path.hasPrefix("/") { return path }
-        guard let cwd = getcwd(nil, 0) else { throw SystemError("finding the current directory", errno) }
-        defer { free(cwd) }
-        return String(cString: cwd) + "/" + path
     }
 
     /// Make the directory, private, and check that it is really ours.
@@ -95,13 +88,21 @@ package struct RuntimeDirectory: Sendable {
     }
 }
 
+/// An engine and the commands that call it are not in the same directory.
+package func absolutePath(_ path: String) throws(SystemError) -> String {
+    if path.hasPrefix("/") { return path }
+    guard let cwd = getcwd(nil, 0) else { throw SystemError("finding the current directory", errno) }
+    defer { free(cwd) }
+    return String(cString: cwd) + "/" + path
+}
+
 package func environment(_ name: String) -> String? {
     guard let value = getenv(name) else { return nil }
     let text = String(cString: value)
     return text.isEmpty ? nil : text
 }
 
-/// Start this program anew, detached from the terminal. `ready` becomes descriptor 3 of the new process.
+/// Start this program anew, detached from the terminal and from the current directory: paths it is given are absolute. `ready` becomes descriptor 3 of the new process.
 package func spawnDetached(_ arguments: [String], output: Int32, ready: Int32) throws(SystemError) -> Int32 {
     var pointers: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) }
     pointers.append(nil)

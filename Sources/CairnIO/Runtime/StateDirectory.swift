@@ -18,16 +18,17 @@ package struct StateDirectory: Sendable {
     package typealias Record = BackingRecord
     package let path: String
 
-    /// $CAIRN_STATE_DIR, else /var/lib/cairn for root, else $XDG_STATE_HOME/cairn, else ~/.local/state/cairn.
+    /// $CAIRN_STATE_DIR, else /var/lib/cairn for root, else $XDG_STATE_HOME/cairn, else ~/.local/state/cairn. A relative one
+    /// is of the current directory.
     package init() throws(SystemError) {
         if let variable = environment("CAIRN_STATE_DIR") {
-            path = variable
+            path = try absolutePath(variable)
         } else if geteuid() == 0 {
             path = "/var/lib/cairn"
         } else if let home = environment("XDG_STATE_HOME") {
-            path = home + "/cairn"
+            path = try absolutePath(home) + "/cairn"
         } else if let home = environment("HOME") {
-            path = home + "/.local/state/cairn"
+            path = try absolutePath(home) + "/.local/state/cairn"
         } else {
             throw SystemError("no state directory: set CAIRN_STATE_DIR", ENOENT)
         }
