@@ -261,16 +261,18 @@ extension CairnIOTests {
 
         @Test(
             arguments: [
-                ("1 (x) S", 0x40_0140, 0, true), ("1 (x) D", 0x40_0140, 0, true), ("1 (x) Z", 0x40_0140, 0, false),
-                ("1 (a) Z) R", 0x40_0140, 1 << 14, true),  // a name of all sorts, a SIGTERM that waits
-                ("1 (x) R", 0x40_0144, 0, false), ("1 (x) R", 0x40_0140, 1 << 8, false),
-            ]) func whoLives(head: String, flags: Int, pending: Int, lives: Bool)
+                ("S (sleeping)", 0, 0, true), ("D (disk sleep)", 0, 0, true), ("Z (zombie)", 0, 0, false), ("X (dead)", 0, 0, false),
+                ("R (running)", 1 << 14, 1 << 9, true),  // SIGTERM and SIGUSR1 wait
+                ("R (running)", 1 << 8, 0, false), ("D (disk sleep)", 0, 1 << 8 | 1, false),
+            ]) func whoLives(state: String, own: Int, shared: Int, lives: Bool)
         {
-            let between = "0 0 0 0 -1 \(flags)" + String(repeating: " 7", count: 21)
-            #expect(DeviceUse.lives("\(head) \(between) \(pending) 0 0") == lives)
+            let masks = [own, shared].map { String($0, radix: 16) }
+            #expect(
+                DeviceUse.lives("Name:\tState: Z\nState:\t\(state)\nSigPnd:\t00\(masks[0])\nShdPnd:\t00\(masks[1])\nSigBlk:\t0100\n")
+                    == lives)
         }
 
-        @Test(arguments: ["", "1", "1 (x)", "1 (x) S 0 0 0 0 -1", "1 (x) S a b c d e f g h i j k l m n o p q r s t u v w x y z 1 2 3 4"])
+        @Test(arguments: ["", "State", "State\tS", "Name:\tx\n\n:\n"])
         func whatIsNoStateIsNoLife(_ text: String) { #expect(!DeviceUse.lives(text)) }
     }
 }

@@ -190,7 +190,7 @@ enum DeviceUse {
             // Where /proc hides the processes of others, only the signal tells that there is one.
             if kill(pid, 0) != 0 && errno == ESRCH {
                 if !found.isEnding { found = .gone(pid) }
-            } else if readSmallFile("/proc/\(pid)/stat").map({ !lives($0) }) ?? false {
+            } else if readSmallFile("/proc/\(pid)/status").map({ !lives($0) }) ?? false {
                 found = .ending(pid)
             } else {
                 return .alive("process \(pid)" + (readSmallFile("/proc/\(pid)/comm").map { " (\(trimmed($0)))" } ?? ""))
@@ -214,13 +214,18 @@ enum DeviceUse {
         return nil
     }
 
-    /// Is the process of this /proc/PID/stat (proc(5)) neither gone, nor going, nor killed?
-    static func lives(_ stat: String) -> Bool {
-        // The program's name may hold anything; the fields behind it begin with the third, the state.
-        guard let end = stat.lastIndex(of: ")") else { return false }
-        let fields = stat[stat.index(after: end)...].split(separator: " ")
-        guard fields.count > 28, let flags = UInt32(fields[6]), let pending = UInt64(fields[28]) else { return false }
-        let exiting: UInt32 = 4  // PF_EXITING
-        return !["Z", "X"].contains(fields[0]) && flags & exiting == 0 && pending & 1 << UInt64(SIGKILL - 1) == 0
+    /// Is the process of this /proc/PID/status (proc_pid_status(5)) neither gone nor killed? The signal that killed it stays pending for
+    /// the process to its end: flags tell of the end only after its ring's requests have been waited for.
+    static func lives(_ status: String) -> Bool {
+        var lives = false
+        for line in status.split(separator: "\n") {
+            let value = trimmed(String(line.drop { $0 != ":" }.dropFirst()))
+            if line.hasPrefix("State:") { lives = !value.hasPrefix("Z") && !value.hasPrefix("X") }
+            if line.hasPrefix("SigPnd:") || line.hasPrefix("ShdPnd:") {
+                let pending = UInt64(value, radix: 16) ?? 0
+                if pending & 1 << UInt64(SIGKILL - 1) != 0 { return false }
+            }
+        }
+        return lives
     }
 }
