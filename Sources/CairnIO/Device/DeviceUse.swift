@@ -178,7 +178,8 @@ enum DeviceUse {
     /// share it, one that lives.
     private static func locker(_ fd: Int32) -> Locker {
         var info = stat()
-        guard fstat(fd, &info) == 0, let device = superblockDevice(fd) else { return .unknown }
+        guard fstat(fd, &info) == 0 else { return .unknown }
+        let device = superblockDevice(fd) ?? (DeviceOpener.major(info.st_dev), DeviceOpener.minor(info.st_dev))
         var found = Locker.unknown
         for line in (readSmallFile("/proc/locks", limit: 1 << 20) ?? "").split(separator: "\n") {
             let words = line.split(separator: " ")
@@ -199,7 +200,8 @@ enum DeviceUse {
         return found
     }
 
-    /// What /proc/locks calls the device, which on some file systems (btrfs) is not that of stat: that of the mount.
+    /// What /proc/locks calls the device, which on some file systems (btrfs) is not that of stat: that of the mount; nil
+    /// where the mount is not seen, as in a chroot.
     private static func superblockDevice(_ fd: Int32) -> (major: UInt64, minor: UInt64)? {
         guard let mount = readSmallFile("/proc/self/fdinfo/\(fd)")?.split(separator: "\n").first(where: { $0.hasPrefix("mnt_id:") }) else {
             return nil
