@@ -1,8 +1,8 @@
 import CairnCore
 package import CairnEngine
 
-/// Where an export is, or where an engine listens: `nbd+unix:///EXPORT?socket=PATH` or `nbd://HOST[:PORT]/EXPORT`, each word with %XX for what could not stand in it.
-/// The form: the NBD project's doc/uri.md. No TLS (`nbds`) and no AF_VSOCK.
+/// Where an export is, or where an engine listens: `nbd+unix:///EXPORT?socket=PATH` or `nbd://HOST[:PORT]/EXPORT`, each word with %XX for
+/// what could not stand in it. The form: the NBD project's doc/uri.md. No TLS (`nbds`) and no AF_VSOCK.
 package struct NBDAddress: Equatable {
     package enum Server: Equatable {
         case unix(path: String)
@@ -54,8 +54,9 @@ package struct NBDAddress: Equatable {
         switch server {
         case .unix(let path): "nbd+unix:///\(Self.encoded(export))?socket=\(Self.encoded(path))"
         case .tcp(let host, let port):
-            // %25 stands for the % before an IPv6 zone.
-            "nbd://\(host.contains(":") ? "[\(Self.encoded(host, keeping: ":"))]" : Self.encoded(host)):\(port)/\(Self.encoded(export))"
+            host.contains(":")
+                ? "nbd://[\(Self.encoded(host, keeping: ":"))]:\(port)/\(Self.encoded(export))"
+                : "nbd://\(Self.encoded(host)):\(port)/\(Self.encoded(export))"
         }
     }
 

@@ -280,7 +280,7 @@ extension Service {
         let (volumes, connections, uris, free) = call { reactor in
             (
                 reactor.engine.volumes.count, reactor.clients.lazy.filter { $0 != nil }.count,
-                reactor.listeners.compactMap { $0.map { NBDAddress($0.server, export: "").uri } }, reactor.engine.arena.freePages * 4096
+                reactor.listeners.compactMap { $0?.uri() }, reactor.engine.arena.freePages * 4096
             )
         }
         return .dictionary([

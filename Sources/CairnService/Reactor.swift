@@ -40,6 +40,8 @@ final class Reactor {
     struct Listener {
         let fd: Int32
         let server: NBDAddress.Server
+        /// Of an export there, or without a name of all.
+        func uri(_ name: String = "") -> String { NBDAddress(server, export: name).uri }
     }
     private enum Tag {
         static let mailbox: UInt64 = 1 << 40, host: UInt64 = 2 << 40, listener: UInt64 = 3 << 40, client: UInt64 = 4 << 40
@@ -321,11 +323,8 @@ final class Reactor {
 
     // MARK: Listeners
 
-    /// Where to find `name`, or without it all volumes: at the engine's own socket, unless that was closed.
-    func uri(_ name: String) -> String {
-        guard let listener = listeners.lazy.compactMap({ $0 }).first else { return "" }
-        return NBDAddress(listener.server, export: name).uri
-    }
+    /// Where a volume is found: at the engine's own socket, unless that was closed.
+    func uri(_ name: String) -> String { listeners.lazy.compactMap { $0 }.first?.uri(name) ?? "" }
 
     func addListener(_ fd: consuming OwnedFD, _ server: NBDAddress.Server) throws(SystemError) {
         let slot = listeners.firstIndex { $0 == nil } ?? listeners.count

@@ -95,7 +95,7 @@ struct Twin {
             killsWhileOpening += 1
             engine = try start(["create", "k", "--foreground", "--table", line])
         }
-        var client = try connect(&engine, line)
+        var client = try connect(engine)
         let first = try readAll(&client), second = try readAll(&client)
         if let wrong = storm.recovered(first, again: second) { throw Failed(text: wrong) }
         var left = Int(storm.chance(storm.chance(5) == 0 ? 1500 : 200)), reloadAt = storm.chance(4) == 0 ? left / 2 : -1
@@ -123,16 +123,11 @@ struct Twin {
         try run(["resume", "k"])
     }
 
-    /// The kernel keeps a killed engine's locks until the last request in its ring has ended: then the opening is tried again.
-    private func connect(_ engine: inout pid_t, _ line: String) throws -> TwinClient {
-        var attempts = 0
+    private func connect(_ engine: pid_t) throws -> TwinClient {
         for _ in 0..<5000 {
             var status: Int32 = 0
             if waitpid(engine, &status, WNOHANG) == engine {
-                attempts += 1
-                if attempts == 50 { throw Failed(text: "the engine ended with status \(status) instead of opening") }
-                usleep(10_000)
-                engine = try start(["create", "k", "--foreground", "--table", line])
+                throw Failed(text: "the engine ended with status \(status) instead of opening")
             }
             if let client = try? TwinClient(path: path("rt/default/nbd.sock"), export: "k") {
                 if client.size > 0 { return client }

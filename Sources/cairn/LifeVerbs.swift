@@ -4,12 +4,8 @@ import Glibc
 
 /// create, load, suspend, resume, remove and their relatives: dmsetup's words, sentences and exit codes.
 enum LifeVerbs {
-    static let cwd: String = {
-        // A path that is not there, so that nothing in another place is taken for what was meant.
-        guard let path = getcwd(nil, 0) else { return "/(the current directory is gone)" }
-        defer { free(path) }
-        return String(cString: path)
-    }()
+    /// When it is gone, a path that is not there, so that nothing in another place is taken for what was meant.
+    static let cwd = (try? currentDirectory()) ?? "/(the current directory is gone)"
 
     static func create(_ arguments: Arguments) throws(Exit) {
         if arguments.has("concise") { return try createConcise(arguments) }

@@ -170,9 +170,9 @@ extension CairnIOTests {
         // MARK: Who has gone
 
         /// A lock on `path` whose taker has ended, as after a kill: the descriptor that keeps it.
-        func lockOfOneThatEnded(_ path: String) throws -> OwnedFD {
+        func lockOfOneThatEnded(_ path: String, shared: Bool = false) throws -> OwnedFD {
             let fd = OwnedFD(try system("opening \(path)") { Glibc.open(path, O_RDWR) })  // inherited by flock(1)
-            try #require(Scratch.run("flock", "-n", "\(fd.raw)") != nil)
+            try #require(Scratch.run("flock", "-n", shared ? "-s" : "-x", "\(fd.raw)") != nil)
             fcntl(fd.raw, F_SETFD, FD_CLOEXEC)
             return fd
         }
@@ -216,9 +216,7 @@ extension CairnIOTests {
         @Test func ofSeveralWhoShareALockOneWhoLivesIsNamed() throws {
             let scratch = Scratch()
             let path = scratch.file("x", size: 65536)
-            let dead = OwnedFD(try system("opening \(path)") { Glibc.open(path, O_RDWR) })
-            try #require(Scratch.run("flock", "-n", "-s", "\(dead.raw)") != nil)
-            fcntl(dead.raw, F_SETFD, FD_CLOEXEC)
+            let dead = try lockOfOneThatEnded(path, shared: true)
             let mine = try openFile(path, O_RDWR)
             #expect(flock(mine.raw, LOCK_SH | LOCK_NB) == 0)
             let error = try #require(refusal(path))

@@ -101,23 +101,19 @@ package enum DeviceOpener {
         _ path: String, _ flags: Int32, _ writable: Bool, readOnly: inout Bool, _ patience: inout Patience
     ) throws(TargetError) -> OwnedFD {
         while true {
-            var number: Int32
+            let number: Int32
             do throws(SystemError) {
                 return try openFile(path, flags | (readOnly ? O_RDONLY : O_RDWR) | O_NONBLOCK)
             } catch { number = error.errno }
-            if !readOnly && !writable && [EACCES, EROFS, EPERM].contains(number) {
-                readOnly = true
-            } else if number != EBUSY || !DeviceUse.holders(of: path).isEmpty || !patience.more(ending: false) {
-                throw refusal(path, number)
+            if number == EBUSY {
+                let holders = DeviceUse.holders(of: path)
+                if holders.isEmpty && patience.more(ending: false) { continue }
+                let who = holders.isEmpty ? "another program has it open exclusively" : holders.joined(separator: ", ")
+                throw TargetError("\(prefix)\(path) is in use: \(who)", status: .busy, hint: "unmount it, or stop what holds it")
             }
+            if readOnly || writable || ![EACCES, EROFS, EPERM].contains(number) { throw failure(path, number) }
+            readOnly = true
         }
-    }
-
-    private static func refusal(_ path: String, _ number: Int32) -> TargetError {
-        if number != EBUSY { return failure(path, number) }
-        let holders = DeviceUse.holders(of: path)
-        let who = holders.isEmpty ? "another program has it open exclusively" : holders.joined(separator: ", ")
-        return TargetError("\(prefix)\(path) is in use: \(who)", status: .busy, hint: "unmount it, or stop what holds it")
     }
 
     static func major(_ number: dev_t) -> UInt64 { UInt64(number) >> 8 & 0xFFF | UInt64(number) >> 32 & 0xFFFF_F000 }

@@ -36,10 +36,7 @@ enum DeviceUse {
 
     private static func holders(_ number: String, _ raw: dev_t?) -> [String] {
         var who: [String] = []
-        for line in (readSmallFile("/proc/self/mountinfo", limit: 4 << 20) ?? "").split(separator: "\n") {
-            let words = line.split(separator: " ")
-            if words.count > 4 && words[2] == number { who.append("mounted on " + unescaped(words[4])) }
-        }
+        for mount in mounts() where mount[2] == number { who.append("mounted on " + unescaped(mount[4])) }
         for swap in activeSwap() {
             var info = stat()
             if let raw, stat(swap, &info) == 0, info.st_mode & S_IFMT == S_IFBLK, info.st_rdev == raw {
@@ -57,6 +54,12 @@ enum DeviceUse {
             who += holders(device, nil).map { "its partition \(part) is " + $0 }
         }
         return who
+    }
+
+    /// The mounts as /proc/self/mountinfo has them: number, parent, device, root, place and more.
+    private static func mounts() -> [[Substring]] {
+        (readSmallFile("/proc/self/mountinfo", limit: 4 << 20) ?? "").split(separator: "\n").map { $0.split(separator: " ") }
+            .filter { $0.count > 4 }
     }
 
     static func names(in path: String) -> [String] {
@@ -136,9 +139,9 @@ enum DeviceUse {
             if number == EINTR { continue }
             if number == EWOULDBLOCK {
                 let locker = locker(fd)
-                if case .alive = locker {} else if patience.more(ending: locker.isEnding) { continue }
+                if locker.state != .alive && patience.more(ending: locker.state == .ending) { continue }
                 throw TargetError(
-                    "\(prefix)\(path) is locked by \(locker.words)", status: .busy,
+                    "\(prefix)\(path) is locked by \(locker.name)", status: .busy,
                     hint: "stop what has it open: another engine, or a program that uses it")
             }
             // A filesystem without locks cannot tell; refusing would make it useless.
@@ -155,32 +158,26 @@ enum DeviceUse {
         for byte in held.map({ 200 + $0 }) + denied.map({ 100 + $0 }) where cairn_ofd_locked(fd, byte, 1) != 0 { throw busy }
     }
 
-    enum Locker {
-        case alive(String)
-        /// Killed, and not yet gone.
-        case ending(Int32)
-        /// A lock outlives who took it while another has the same open file: a program it started, or the kernel.
-        case gone(Int32)
-        case unknown
-
-        var isEnding: Bool { if case .ending = self { true } else { false } }
-        var words: String {
-            switch self {
-            case .alive(let name): name
-            case .ending(let pid): "process \(pid), which was killed and is ending"
-            case .gone(let pid): "a program that took it over from process \(pid), which has ended"
-            case .unknown: "another process"
-            }
+    private struct Locker {
+        enum State {
+            case alive
+            /// Killed, and not yet gone.
+            case ending
+            /// A lock outlives who took it while another has the same open file: a program it started, or the kernel.
+            case goneOrUnknown
         }
+        var state = State.goneOrUnknown
+        /// For the sentence.
+        var name = "another process"
     }
 
     /// The owner of the flock on this file, by /proc/locks (`1: FLOCK ADVISORY WRITE pid maj:min:inode 0 EOF`); of several that
     /// share it, one that lives.
     private static func locker(_ fd: Int32) -> Locker {
         var info = stat()
-        guard fstat(fd, &info) == 0 else { return .unknown }
+        guard fstat(fd, &info) == 0 else { return Locker() }
         let device = superblockDevice(fd) ?? (DeviceOpener.major(info.st_dev), DeviceOpener.minor(info.st_dev))
-        var found = Locker.unknown
+        var found = Locker()
         for line in (readSmallFile("/proc/locks", limit: 1 << 20) ?? "").split(separator: "\n") {
             let words = line.split(separator: " ")
             guard words.count > 5, words[1] == "FLOCK", let pid = Int32(words[4]), pid > 0 else { continue }
@@ -190,11 +187,12 @@ enum DeviceUse {
             else { continue }
             // Where /proc hides the processes of others, only the signal tells that there is one.
             if kill(pid, 0) != 0 && errno == ESRCH {
-                if !found.isEnding { found = .gone(pid) }
+                if found.state != .ending { found.name = "a program that took it over from process \(pid), which has ended" }
             } else if readSmallFile("/proc/\(pid)/status").map({ !lives($0) }) ?? false {
-                found = .ending(pid)
+                found = Locker(state: .ending, name: "process \(pid), which was killed and is ending")
             } else {
-                return .alive("process \(pid)" + (readSmallFile("/proc/\(pid)/comm").map { " (\(trimmed($0)))" } ?? ""))
+                let program = readSmallFile("/proc/\(pid)/comm").map { " (\(trimmed($0)))" } ?? ""
+                return Locker(state: .alive, name: "process \(pid)\(program)")
             }
         }
         return found
@@ -207,13 +205,9 @@ enum DeviceUse {
             return nil
         }
         let id = trimmed(String(mount.dropFirst(7)))
-        for line in (readSmallFile("/proc/self/mountinfo", limit: 4 << 20) ?? "").split(separator: "\n") {
-            let words = line.split(separator: " ")
-            guard words.count > 4, words[0] == id else { continue }
-            let numbers = words[2].split(separator: ":").compactMap { UInt64($0) }
-            return numbers.count == 2 ? (numbers[0], numbers[1]) : nil
-        }
-        return nil
+        guard let numbers = mounts().first(where: { $0[0] == id })?[2].split(separator: ":").compactMap({ UInt64($0) }), numbers.count == 2
+        else { return nil }
+        return (numbers[0], numbers[1])
     }
 
     /// Is the process of this /proc/PID/status (proc_pid_status(5)) neither gone nor killed? The signal that killed it stays pending for

@@ -90,10 +90,13 @@ package struct RuntimeDirectory: Sendable {
 
 /// An engine and the commands that call it are not in the same directory.
 package func absolutePath(_ path: String) throws(SystemError) -> String {
-    if path.hasPrefix("/") { return path }
-    guard let cwd = getcwd(nil, 0) else { throw SystemError("finding the current directory", errno) }
-    defer { free(cwd) }
-    return String(cString: cwd) + "/" + path
+    path.hasPrefix("/") ? path : try currentDirectory() + "/" + path
+}
+
+package func currentDirectory() throws(SystemError) -> String {
+    guard let path = getcwd(nil, 0) else { throw SystemError("finding the current directory", errno) }
+    defer { free(path) }
+    return String(cString: path)
 }
 
 package func environment(_ name: String) -> String? {
@@ -102,7 +105,8 @@ package func environment(_ name: String) -> String? {
     return text.isEmpty ? nil : text
 }
 
-/// Start this program anew, detached from the terminal and from the current directory: paths it is given are absolute. `ready` becomes descriptor 3 of the new process.
+/// Start this program anew, detached from the terminal and from the current directory: paths it is given are absolute. `ready` becomes
+/// descriptor 3 of the new process.
 package func spawnDetached(_ arguments: [String], output: Int32, ready: Int32) throws(SystemError) -> Int32 {
     var pointers: [UnsafeMutablePointer<CChar>?] = arguments.map { strdup($0) }
     pointers.append(nil)

@@ -100,7 +100,7 @@ package struct StateDirectory: Sendable {
     }
 
     private func makeDirectories() throws(SystemError) {
-        var built = path.hasPrefix("/") ? "" : "."
+        var built = ""
         for part in path.split(separator: "/") {
             built += "/" + part
             if mkdir(built, 0o700) != 0 && errno != EEXIST && errno != EROFS { throw SystemError("making \(built)", errno) }
